@@ -1,0 +1,319 @@
+"""The application: a registry of tasks, their settings, and the broker they share."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+
+from mouso.brokers import Broker, connect
+from mouso.brokers.base import BATCH, JobFilter, QueueInfo, Retention, WorkerInfo
+from mouso.clock import Duration, instant, millis
+from mouso.config import BrokerURL, closest, default_broker_url
+from mouso.context import Context
+from mouso.errors import CapabilityError, ConfigError, OptionError
+from mouso.events import EventBus, Handler
+from mouso.handle import JobHandle
+from mouso.job import Job, JobState, check_name
+from mouso.middleware import Middleware
+from mouso.options import Options
+from mouso.producer import CONNECTION, Producer
+from mouso.task import AsyncTask, Task
+from mouso.waiting import Listener
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
+H = TypeVar("H", bound=Handler)
+Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class TaskDecorator(Protocol):
+    """What ``app.task(...)`` returns: makes a task of a function."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class Mouso:
+    """An application's background jobs.
+
+    Args:
+        name: For people; shown by the tools.
+        broker: URL of the store of jobs. Default: ``$MOUSO_BROKER``, else ``sqlite:///mouso.db`` beside the nearest
+            ``pyproject.toml`` or ``.git`` at or above the calling module, else in the current directory.
+        backend: Accepted for Celery's sake and not used: results live in the broker.
+        payload_limit: Most bytes of encoded arguments, and of a result.
+        keep_finished: How long results and other finished jobs are kept.
+        keep_dead: How long dead jobs are kept.
+        max_finished, max_dead: How many of them at most.
+        enqueue_timeout: Total deadline of an enqueue.
+
+    Raises:
+        ConfigError: The URL or a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        broker: str | None = None,
+        *,
+        backend: str | None = None,
+        payload_limit: int = 1 << 20,
+        keep_finished: Duration = "24h",
+        keep_dead: Duration = "30d",
+        max_finished: int = 1_000_000,
+        max_dead: int = 100_000,
+        enqueue_timeout: Duration = 5.0,
+    ) -> None:
+        self.name = name
+        caller = sys._getframe(1).f_globals.get("__name__")
+        url = default_broker_url(caller) if broker is None else broker
+        self.broker_url = str(BrokerURL.parse(url))
+        if not isinstance(payload_limit, int) or payload_limit < 1:
+            raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
+        self.payload_limit = payload_limit
+        try:
+            self.retention = Retention(
+                finished=millis(keep_finished, "keep_finished"),
+                dead=millis(keep_dead, "keep_dead"),
+                max_finished=max_finished,
+                max_dead=max_dead,
+            )
+            timeout = millis(enqueue_timeout, "enqueue_timeout") / 1000
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.events = EventBus()
+        self.middlewares: list[Middleware] = []
+        self.lifespans: list[Lifespan] = []
+        self.producer = Producer(lambda: self.broker, timeout)
+        self.listener = Listener(lambda: self.broker)
+        self._broker: Broker | None = None
+        self._connecting = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Mouso({self.name!r}, broker={self.broker_url!r})"
+
+    @property
+    def broker(self) -> Broker:
+        """The broker; connected at the first use."""
+        if self._broker is None:
+            with self._connecting:
+                if self._broker is None:
+                    self._broker = connect(self.broker_url)
+        return self._broker
+
+    def close(self) -> None:
+        """Lets go of the broker's connections and threads; a later use opens them again."""
+        self.listener.close()
+        if self._broker is not None:
+            self._broker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- tasks
+
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, *, name: str | None = None, bind: bool = False, **options: Unpack[Options]) -> TaskDecorator: ...
+    def task(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        bind: bool = False,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Registers a function as a task; also usable with arguments, ``@app.task(queue="mail")``.
+
+        Args:
+            name: What jobs call it; default ``module.function``.
+            bind: The first parameter takes the ``Context``, whatever its annotation.
+            **options: Defaults of its jobs, see ``Options``.
+
+        Raises:
+            ConfigError: The function cannot be a task, or the name is taken.
+            CapabilityError: The broker lacks what an option needs.
+            OptionError: An option is unknown or out of its range.
+        """
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            cls: type[Task[..., Any]] = AsyncTask if inspect.iscoroutinefunction(function) else Task
+            task: Task[..., Any] = cls(self, function, name=name, bind=bind, options=options)
+            if task.name in self.tasks:
+                raise ConfigError(f"a task called {task.name!r} is registered already; give one of them another name=")
+            self._require_capabilities(task.name, options)
+            self.tasks[task.name] = task
+            return task
+
+        return register if function is None else register(function)
+
+    def _require_capabilities(self, task: str, options: Options) -> None:
+        capabilities = self.broker.capabilities
+        for name, needed in (("delay", "delay"), ("priority", "priority"), ("unique", "unique")):
+            if options.get(name) and not getattr(capabilities, needed):
+                raise CapabilityError(f"task {task}: {name}= needs a broker that can do it; {capabilities.name} cannot")
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """The task of this name.
+
+        Raises:
+            ConfigError: None is; names the closest.
+        """
+        task = self.tasks.get(name)
+        if task is None:
+            known = [n for n in self.tasks if n.rpartition(".")[2] == name]
+            if len(known) == 1:
+                return self.tasks[known[0]]
+            hint = closest(name, self.tasks) or (
+                f"there are {', '.join(sorted(self.tasks))}" if self.tasks else "none is registered"
+            )
+            raise ConfigError(f"no task is called {name!r}; {hint}")
+        return task
+
+    def middleware(self, function: M) -> M:
+        """Registers a function ``(job, call)`` around every run; see ``mouso.middleware``."""
+        self.middlewares.append(function)
+        return function
+
+    def on(self, *names: str) -> Callable[[H], H]:
+        """Registers a handler of events, ``@app.on("job.dead")``; see ``mouso.events.EVENTS``.
+
+        Raises:
+            ConfigError: No event has this name.
+        """
+
+        def register(handler: H) -> H:
+            for name in names:
+                self.events.add(name, handler)
+            return handler
+
+        return register
+
+    def lifespan(self, function: Callable[[], AsyncIterator[Any]]) -> Callable[[], AsyncIterator[Any]]:
+        """Registers an async generator that runs around the life of each child: pools, clients, models."""
+        self.lifespans.append(asynccontextmanager(function))
+        return function
+
+    # -- jobs
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[Any]]:
+        """Enqueues jobs made by ``task.job(...)``, of any tasks, 1,000 in a round trip.
+
+        Raises:
+            As ``Task.delay``; batches of 1,000 that went before stay stored.
+        """
+        handles: list[JobHandle[Any]] = []
+        source = iter(jobs)
+        while batch := list(islice(source, BATCH)):
+            stored = self.producer.submit(batch)
+            handles += [JobHandle(self, e.id, self.tasks.get(job.task)) for e, job in zip(stored, batch, strict=True)]
+        return handles
+
+    @contextmanager
+    def enqueue_in(self, connection: object) -> Iterator[None]:
+        """Makes enqueues of this block part of the caller's transaction: the jobs exist if it commits.
+
+        Args:
+            connection: A ``sqlite3.Connection`` to the broker's own file.
+
+        Raises:
+            CapabilityError: The broker has no transactions, or the connection is of another database.
+        """
+        if not self.broker.capabilities.transactional:
+            raise CapabilityError(
+                f"enqueue_in needs a broker with transactions; {self.broker.capabilities.name} has none"
+            )
+        self.broker.open()
+        token = CONNECTION.set(connection)
+        try:
+            yield
+        finally:
+            CONNECTION.reset(token)
+
+    def job(self, id: str) -> JobHandle[Any]:
+        """A handle of the job with this id, whether it exists or not."""
+        return JobHandle(self, id)
+
+    def jobs(
+        self,
+        *,
+        state: JobState | str | Collection[JobState | str] | None = None,
+        queue: str | None = None,
+        task: str | None = None,
+        parked: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Job]:
+        """Lists jobs, the last enqueued first.
+
+        Args:
+            state: One state or several.
+            parked: True for those whose task no worker knows.
+            after: The id of the last job of the page before.
+
+        Raises:
+            OptionError: No state has this name.
+        """
+        states = None
+        if state is not None:
+            wanted = [state] if isinstance(state, str) else list(state)
+            try:
+                states = frozenset(JobState(s) for s in wanted)
+            except ValueError:
+                bad = next(s for s in wanted if s not in set(JobState))
+                hint = closest(bad, JobState) or f"there are {', '.join(JobState)}"
+                raise OptionError(f"no state is called {bad!r}; {hint}") from None
+        where = JobFilter(states=states, queue=queue, task=task, parked=parked, limit=limit, after=after)
+        return self.broker.find(where)
+
+    def queues(self) -> list[QueueInfo]:
+        """Every queue with its counts by state."""
+        return self.broker.queues()
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that hold a lease."""
+        return self.broker.workers()
+
+    def pause(self, queue: str, until: datetime | None = None) -> None:
+        """Stops workers from taking jobs of a queue, until ``resume`` or an aware datetime."""
+        self.broker.pause(check_name(queue, "queue"), None if until is None else instant(until, "until"))
+
+    def resume(self, queue: str) -> None:
+        """Ends a pause."""
+        self.broker.resume(check_name(queue, "queue"))
+
+    def purge(self, queue: str) -> int:
+        """Deletes all waiting jobs of a queue for good; returns how many."""
+        check_name(queue, "queue")
+        purged = 0
+        while count := self.broker.purge(queue, BATCH):
+            purged += count
+        return purged

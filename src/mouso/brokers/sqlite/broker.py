@@ -1,0 +1,293 @@
+"""The verbs on SQLite: each opens one transaction and lets the module of its room do the work in it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from mouso.brokers.base import (
+    CancelResult,
+    Capabilities,
+    Command,
+    DeleteResult,
+    Enqueued,
+    Exchange,
+    JobFilter,
+    JobUpdate,
+    QueueInfo,
+    Retention,
+    RetryResult,
+    Update,
+    Want,
+    WorkerInfo,
+)
+from mouso.brokers.sqlite import operating, producing, rows, upkeep, working
+from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller, Woken
+from mouso.brokers.sqlite.store import Store, engine_notice
+from mouso.clock import SYSTEM, Clock
+from mouso.config import BrokerURL
+from mouso.errors import CapabilityError
+from mouso.job import Job, Outcome
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which a waiting caller looks by itself: rings are hints."""
+
+
+class SQLiteBroker:
+    """Jobs in one SQLite file, for any number of processes on this host."""
+
+    capabilities = Capabilities(name="sqlite", transactional=True)
+
+    def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM) -> None:
+        self.url = str(url)
+        self._clock = clock
+        self._boot = _boot_id()
+        self._store = Store(url.path, url.params.get("synchronous", "full"))
+        self._bells = Bells(self._store.path)
+        self._claimer = working.Claimer()
+        self._pruner = upkeep.Pruner()
+        self._known_queues: set[str] = set()
+        self._ears: dict[str, Listener | Poller] = {}
+        self._ears_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"SQLiteBroker({self.url!r})"
+
+    def notices(self) -> list[str]:
+        notice = engine_notice()
+        return [notice] if notice else []
+
+    def open(self) -> None:
+        self._store.open()
+
+    def close(self) -> None:
+        with self._ears_lock:
+            for ear in self._ears.values():
+                ear.close()
+            self._ears.clear()
+        self._bells.close()
+        self._store.close()
+
+    def migrate(self) -> tuple[int, int]:
+        return self._store.migrate()
+
+    # -- producers
+
+    def enqueue(self, jobs: Sequence[Job], *, connection: object | None = None, timeout: float = 5.0) -> list[Enqueued]:
+        if not jobs:
+            return []
+        if connection is not None:
+            return self._enqueue_in(connection, jobs)
+        with self._store.write(timeout) as tx:
+            enqueued = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
+        self._known_queues.update(job.queue for job in jobs)
+        self._bells.ring(WORKERS)
+        return enqueued
+
+    def _enqueue_in(self, connection: object, jobs: Sequence[Job]) -> list[Enqueued]:
+        if not isinstance(connection, sqlite3.Connection):
+            raise CapabilityError(
+                f"enqueue_in needs a sqlite3.Connection for {self.url}, not {type(connection).__name__}"
+            )
+        self._store.open()
+        if not self._store.is_same_file(connection):
+            raise CapabilityError(f"the connection belongs to another database than {self.url}")
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        factory, connection.row_factory = connection.row_factory, None
+        try:
+            return producing.insert(connection, jobs, self._clock.now(), set())
+        finally:
+            connection.row_factory = factory
+            self._bells.ring(WORKERS)
+
+    # -- workers
+
+    def wait(self, timeout: float) -> bool:
+        return self._ear(WORKERS).wait(timeout) is not Woken.TIMEOUT
+
+    def interrupt(self) -> None:
+        with self._ears_lock:
+            for ear in self._ears.values():
+                ear.interrupt()
+
+    def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
+        with self._store.write() as tx:
+            now = self._clock.now()
+            number = working.worker_number(tx, worker, self._boot, now, self._clock.steady())
+            fenced = working.settle(tx, worker, outcomes, now) if outcomes else []
+            exchange = self._claimer.claim(tx, number, want, now)
+            exchange.fenced = fenced
+        if outcomes:
+            self._bells.ring(CALLERS)
+        return exchange
+
+    def heartbeat(self, worker: WorkerInfo) -> list[Command]:
+        with self._store.write() as tx:
+            return working.heartbeat(tx, worker, self._boot, self._clock.now(), self._clock.steady())
+
+    def report(self, worker: str, updates: Sequence[Update]) -> list[int | str]:
+        with self._store.write() as tx:
+            fenced = working.report(tx, updates)
+        self._bells.ring(CALLERS)
+        return fenced
+
+    def retire(self, worker: str) -> int:
+        released = 0
+        with self._store.write() as tx:
+            row = tx.execute("SELECT n FROM mouso_workers WHERE id = ?", (worker,)).fetchone()
+            if row:
+                tallies: rows.Tallies = rows.Tallies()
+                released = rows.give_back(tx, row[0], -1, self._clock.now(), tallies)
+                rows.store_tallies(tx, tallies)
+                tx.execute("DELETE FROM mouso_workers WHERE n = ?", row)
+        self._ring_all()
+        return released
+
+    # -- upkeep
+
+    def promote(self, limit: int) -> int:
+        now = self._clock.now()
+        with self._store.read() as tx:
+            if not upkeep.work_waits(tx, now):
+                return 0
+        with self._store.write() as tx:
+            promoted = upkeep.promote(tx, limit, now)
+        self._ring_all()
+        return promoted
+
+    def reap(self, limit: int) -> list[str]:
+        steady = self._clock.steady()
+        with self._store.read() as tx:
+            if not upkeep.expired_workers(tx, self._boot, steady):
+                return []
+        with self._store.write() as tx:
+            reaped = upkeep.reap(tx, limit, self._boot, self._clock.now(), steady)
+        self._ring_all()
+        return reaped
+
+    def prune(self, limit: int, retention: Retention) -> int:
+        with self._store.write() as tx:
+            return self._pruner.prune(tx, limit, retention, self._boot, self._clock.now(), self._clock.steady())
+
+    # -- operators and waiting callers
+
+    def cancel(self, ids: Sequence[str]) -> list[CancelResult]:
+        with self._store.write() as tx:
+            results = operating.cancel(tx, ids, self._clock.now())
+        self._ring_all()
+        return results
+
+    def retry(self, ids: Sequence[str], *, payload: bytes | None = None) -> list[RetryResult]:
+        with self._store.write() as tx:
+            results = operating.retry(tx, ids, payload)
+        self._ring_all()
+        return results
+
+    def delete(self, ids: Sequence[str]) -> list[DeleteResult]:
+        with self._store.write() as tx:
+            results = operating.delete(tx, ids)
+        self._bells.ring(CALLERS)
+        return results
+
+    def pause(self, queue: str, until: int | None = None) -> None:
+        with self._store.write() as tx:
+            operating.set_pause(tx, queue, paused=True, until=until)
+
+    def resume(self, queue: str) -> None:
+        with self._store.write() as tx:
+            operating.set_pause(tx, queue, paused=False, until=None)
+        self._bells.ring(WORKERS)
+
+    def purge(self, queue: str, limit: int) -> int:
+        with self._store.write() as tx:
+            purged = operating.purge(tx, queue, limit)
+        self._bells.ring(CALLERS)
+        return purged
+
+    def get(self, ids: Sequence[str]) -> list[Job | None]:
+        found: dict[str, Job] = {}
+        with self._store.read() as tx:
+            for start in range(0, len(ids), rows.MOST_IDS):
+                chunk = ids[start : start + rows.MOST_IDS]
+                seqs = tx.execute(
+                    f"SELECT seq FROM mouso_jobs WHERE id IN ({rows.marks(chunk)})",
+                    chunk,
+                ).fetchall()
+                jobs = rows.read_jobs(tx, [seq for (seq,) in seqs], errors=True)
+                found.update((job.id, job) for job in jobs.values())
+        return [found.get(id_) for id_ in ids]
+
+    def find(self, where: JobFilter) -> list[Job]:
+        jobs: list[Job] = []
+        with self._store.read() as tx:
+            seqs = operating.find(tx, where)
+            for start in range(0, len(seqs), rows.MOST_IDS):
+                chunk = seqs[start : start + rows.MOST_IDS]
+                found = rows.read_jobs(tx, chunk, errors=False)
+                jobs += [found[seq] for seq in chunk if seq in found]
+        return jobs
+
+    def queues(self) -> list[QueueInfo]:
+        with self._store.read() as tx:
+            return operating.queues(tx, self._clock.now())
+
+    def workers(self) -> list[WorkerInfo]:
+        steady = self._clock.steady()
+        with self._store.read() as tx:
+            found = tx.execute(
+                "SELECT w.info, w.beat, w.lease_until, (SELECT count(*) FROM mouso_live WHERE state = 'running' AND worker = w.n)"
+                " FROM mouso_workers w WHERE reaped_at IS NULL AND boot = ? ORDER BY n",
+                (self._boot,),
+            ).fetchall()
+        return [
+            msgspec.structs.replace(
+                msgspec.json.decode(info, type=WorkerInfo),
+                beat=beat,
+                lease_left=max(until - steady, 0),
+                running=running,
+            )
+            for info, beat, until, running in found
+        ]
+
+    def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
+        deadline = self._clock.monotonic() + timeout
+        ids = list(seen)
+        ear = self._ear(CALLERS)
+        while True:
+            with self._store.read() as tx:
+                found = operating.snapshot(tx, ids)
+            changed = [now for id_ in ids if (now := found.get(id_) or JobUpdate(id_, None)) != seen[id_]]
+            left = deadline - self._clock.monotonic()
+            if changed or left <= 0:
+                return changed
+            if ear.wait(min(left, _LOOK_AGAIN)) is Woken.INTERRUPTED:
+                return []
+
+    # -- waking
+
+    def _ring_all(self) -> None:
+        self._bells.ring(WORKERS)
+        self._bells.ring(CALLERS)
+
+    def _ear(self, kind: str) -> Listener | Poller:
+        with self._ears_lock:
+            if kind not in self._ears:
+                self._store.open()
+                self._ears[kind] = self._bells.listener(kind) or Poller(self._version)
+            return self._ears[kind]
+
+    def _version(self) -> int:
+        with self._store.read() as tx:
+            return int(tx.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,203 @@
+"""What operators and waiting callers ask of the store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+from mouso.brokers.base import CancelResult, DeleteResult, JobFilter, JobUpdate, QueueInfo, RetryResult
+from mouso.brokers.sqlite import rows
+from mouso.job import FINAL, LIVE, JobState, UniqueScope
+
+
+def cancel(tx: sqlite3.Connection, ids: Sequence[str], now: int) -> list[CancelResult]:
+    """Cancels waiting jobs, asks running ones to stop."""
+    tallies: rows.Tallies = Counter()
+    results = [_cancel_one(tx, id_, now, tallies) for id_ in ids]
+    rows.store_tallies(tx, tallies)
+    return results
+
+
+def _cancel_one(tx: sqlite3.Connection, id_: str, now: int, tallies: rows.Tallies) -> CancelResult:
+    seq, state = _locate(tx, id_)
+    if seq is None:
+        return CancelResult.UNKNOWN
+    if state in FINAL:
+        return CancelResult.DONE
+    if state == JobState.RUNNING:
+        tx.execute("UPDATE mouso_live SET cancel = 1 WHERE seq = ?", (seq,))
+        return CancelResult.REQUESTED
+    rows.finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
+    return CancelResult.CANCELLED
+
+
+def _locate(tx: sqlite3.Connection, id_: str) -> tuple[int | None, str]:
+    row = tx.execute(
+        "SELECT j.seq, coalesce(l.state, h.state) FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq)"
+        " LEFT JOIN mouso_history h USING (seq) WHERE j.id = ?",
+        (id_,),
+    ).fetchone()
+    return row or (None, "")
+
+
+def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None) -> list[RetryResult]:
+    """Makes final jobs available again and waiting ones due."""
+    tallies: rows.Tallies = Counter()
+    results = []
+    for id_ in ids:
+        seq, state = _locate(tx, id_)
+        result = RetryResult.UNKNOWN if seq is None else _retry_one(tx, seq, state, tallies)
+        if result is RetryResult.RETRIED and payload is not None:
+            tx.execute("UPDATE mouso_jobs SET payload = ? WHERE seq = ?", (payload, seq))
+        results.append(result)
+    rows.store_tallies(tx, tallies)
+    return results
+
+
+def _retry_one(tx: sqlite3.Connection, seq: int, state: str, tallies: rows.Tallies) -> RetryResult:
+    if state in (JobState.SCHEDULED, JobState.RETRYABLE):
+        tx.execute("UPDATE mouso_live SET state = 'available', due = NULL WHERE seq = ?", (seq,))
+        return RetryResult.RETRIED
+    if state == JobState.COMPLETED:
+        return RetryResult.DONE
+    if state not in FINAL:
+        return RetryResult.LIVE
+    key, scope, queue = tx.execute(
+        "SELECT unique_key, unique_scope, queue FROM mouso_jobs WHERE seq = ?", (seq,)
+    ).fetchone()
+    if scope == UniqueScope.PERIOD:
+        key = None
+    if key and tx.execute("SELECT 1 FROM mouso_live WHERE unique_key = ?", (key,)).fetchone():
+        return RetryResult.CONFLICT
+    tx.execute(
+        "INSERT INTO mouso_live (seq, state, queue, priority, claims, releases, unique_key, unique_queued, progress)"
+        " SELECT seq, 'available', j.queue, j.priority, h.claims, h.releases, ?, ?, h.progress"
+        " FROM mouso_jobs j JOIN mouso_history h USING (seq) WHERE seq = ?",
+        (key, int(scope == UniqueScope.QUEUED), seq),
+    )
+    tx.execute("DELETE FROM mouso_history WHERE seq = ?", (seq,))
+    tallies[queue, state] -= 1
+    return RetryResult.RETRIED
+
+
+def delete(tx: sqlite3.Connection, ids: Sequence[str]) -> list[DeleteResult]:
+    """Removes jobs that do not run."""
+    tallies: rows.Tallies = Counter()
+    results = []
+    for id_ in ids:
+        seq, state = _locate(tx, id_)
+        if seq is None:
+            results.append(DeleteResult.UNKNOWN)
+        elif state == JobState.RUNNING:
+            results.append(DeleteResult.RUNNING)
+        else:
+            if state in FINAL:
+                (queue,) = tx.execute("SELECT queue FROM mouso_history WHERE seq = ?", (seq,)).fetchone()
+                tallies[queue, state] -= 1
+            rows.forget(tx, [seq])
+            results.append(DeleteResult.DELETED)
+    rows.store_tallies(tx, tallies)
+    return results
+
+
+def set_pause(tx: sqlite3.Connection, queue: str, *, paused: bool, until: int | None) -> None:
+    """Pauses or resumes a queue."""
+    tx.execute(
+        "INSERT INTO mouso_queues VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET paused = excluded.paused,"
+        " paused_until = excluded.paused_until",
+        (queue, int(paused), until),
+    )
+
+
+def purge(tx: sqlite3.Connection, queue: str, limit: int) -> int:
+    """Removes waiting jobs."""
+    seqs = tx.execute(
+        "SELECT seq FROM mouso_live WHERE queue = ? AND state <> 'running' LIMIT ?", (queue, limit)
+    ).fetchall()
+    rows.forget(tx, [seq for (seq,) in seqs])
+    return len(seqs)
+
+
+def find(tx: sqlite3.Connection, where: JobFilter) -> list[int]:
+    """The seqs of the jobs to list, the last enqueued first."""
+    after = None
+    if where.after is not None:
+        row = tx.execute("SELECT seq FROM mouso_jobs WHERE id = ?", (where.after,)).fetchone()
+        if row is None:
+            return []
+        after = row[0]
+    states = frozenset(JobState) if where.states is None else where.states
+    live: set[str] = {s.value for s in states & LIVE}
+    if JobState.AVAILABLE in states:
+        live.add(rows.PARKED)
+    if where.parked is not None:
+        live &= {rows.PARKED} if where.parked else live - {rows.PARKED}
+    history = {s.value for s in states & FINAL} if not where.parked else set()
+    found: list[int] = []
+    for table, wanted in (("mouso_live", sorted(live)), ("mouso_history", sorted(history))):
+        for state in wanted:  # one walk each, so that each can use the index of its state
+            sql = f"SELECT t.seq FROM {table} t"
+            values: list[object] = [state]
+            if where.task is not None:
+                sql += " JOIN mouso_jobs j USING (seq)"
+            sql += " WHERE t.state = ?"
+            for clause, value in (
+                (" AND t.seq < ?", after),
+                (" AND t.queue = ?", where.queue),
+                (" AND j.task = ?", where.task),
+            ):
+                if value is not None:
+                    sql += clause
+                    values.append(value)
+            found += [seq for (seq,) in tx.execute(sql + " ORDER BY t.seq DESC LIMIT ?", (*values, where.limit))]
+    return sorted(found, reverse=True)[: where.limit]
+
+
+def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
+    """Counts by queue and state."""
+    counts: dict[str, Counter[JobState]] = {}
+    pauses: dict[str, tuple[bool, int | None]] = {}
+    for name, paused, until in tx.execute("SELECT name, paused, paused_until FROM mouso_queues"):
+        counts[name] = Counter()
+        pauses[name] = (bool(paused) and (until is None or until > now), until)
+    for queue, state, n in tx.execute("SELECT queue, state, count(*) FROM mouso_live GROUP BY queue, state"):
+        counts.setdefault(queue, Counter())[JobState.AVAILABLE if state == rows.PARKED else JobState(state)] += n
+    for queue, state, n in tx.execute("SELECT queue, state, n FROM mouso_tallies WHERE n > 0"):
+        counts.setdefault(queue, Counter())[JobState(state)] += n
+    oldest = {
+        queue: now - at
+        for queue, at in tx.execute(
+            "SELECT l.queue, j.enqueued_at FROM (SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available'"
+            " GROUP BY queue) l JOIN mouso_jobs j USING (seq)"
+        )
+    }
+    infos = []
+    for name in sorted(counts):
+        paused, until = pauses.get(name, (False, None))
+        infos.append(
+            QueueInfo(
+                name=name,
+                counts=dict(counts[name]),
+                paused=paused,
+                paused_until=until if paused else None,
+                oldest=oldest.get(name),
+            )
+        )
+    return infos
+
+
+def snapshot(tx: sqlite3.Connection, ids: Sequence[str]) -> dict[str, JobUpdate]:
+    """What waiting callers see of jobs; ids that are unknown are left out."""
+    found = {}
+    for start in range(0, len(ids), rows.MOST_IDS):
+        chunk = ids[start : start + rows.MOST_IDS]
+        for id_, state, attempts, progress in tx.execute(
+            "SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts), coalesce(l.progress, h.progress)"
+            " FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)"
+            f" WHERE j.id IN ({rows.marks(chunk)})",
+            chunk,
+        ):
+            known = JobState.AVAILABLE if state == rows.PARKED else JobState(state)
+            found[id_] = JobUpdate(id_, known, attempts, rows.decode_progress(progress))
+    return found

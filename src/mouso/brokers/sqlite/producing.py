@@ -1,0 +1,93 @@
+"""Storing jobs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from mouso.brokers.base import Enqueued
+from mouso.job import Job, UniqueScope
+
+_JOB = (
+    "INSERT OR IGNORE INTO mouso_jobs (seq, id, task, queue, priority, enqueued_at, codec, options, unique_key,"
+    " unique_scope, unique_period, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_LIVE = (
+    "INSERT INTO mouso_live (seq, state, queue, priority, due, expires_at, unique_key, unique_queued)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: set[str]) -> list[Enqueued]:
+    """Stores jobs in the open transaction.
+
+    Args:
+        known_queues: Queue names known to be stored; grows.
+    """
+    queues = {job.queue for job in jobs} - known_queues
+    if queues:
+        tx.executemany("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", [(name,) for name in queues])
+    (last,) = tx.execute(
+        "UPDATE mouso_meta SET value = value + ? WHERE key = 'seq' RETURNING value", (len(jobs),)
+    ).fetchone()
+    first = last - len(jobs) + 1
+    if not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, first, now):
+        return [Enqueued(job.id, True) for job in jobs]
+    return [_insert_one(tx, job, first + i, now) for i, job in enumerate(jobs)]
+
+
+def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], first: int, now: int) -> bool:
+    """Stores jobs of which none is there yet, or returns False and stores nothing."""
+    tx.execute("SAVEPOINT fresh")
+    rows = [_job_row(job, first + i, now) for i, job in enumerate(jobs)]
+    if tx.executemany(_JOB, rows).rowcount == len(jobs):
+        tx.executemany(_LIVE, [_live_row(job, first + i, now) for i, job in enumerate(jobs)])
+        tx.execute("RELEASE fresh")
+        return True
+    tx.execute("ROLLBACK TO fresh")
+    tx.execute("RELEASE fresh")
+    return False
+
+
+def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueued:
+    if tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
+        return Enqueued(job.id, False)
+    if job.unique:
+        holder = _holder(tx, job.unique, now)
+        if holder:
+            return Enqueued(holder, False)
+        if job.unique_scope is UniqueScope.PERIOD:
+            tx.execute(
+                "INSERT OR REPLACE INTO mouso_unique_periods VALUES (?, ?, ?)",
+                (job.unique, job.id, now + job.unique_period),
+            )
+    tx.execute(_JOB, _job_row(job, seq, now))
+    tx.execute(_LIVE, _live_row(job, seq, now))
+    return Enqueued(job.id, True)
+
+
+def _holder(tx: sqlite3.Connection, key: str, now: int) -> str | None:
+    row = tx.execute(
+        "SELECT j.id FROM mouso_live l JOIN mouso_jobs j USING (seq) WHERE l.unique_key = ?"
+        " UNION ALL SELECT id FROM mouso_unique_periods WHERE key = ? AND until > ?",
+        (key, key, now),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _job_row(job: Job, seq: int, now: int) -> tuple[object, ...]:
+    return (
+        seq, job.id, job.task, job.queue, job.priority, now, job.codec, job.options, job.unique,
+        job.unique_scope.value if job.unique else None, job.unique_period, job.payload,
+    )  # fmt: skip
+
+
+def _live_row(job: Job, seq: int, now: int) -> tuple[object, ...]:
+    due = now + job.delay if job.delay is not None else job.due
+    waits = due is not None and due > now
+    expires_at = now + job.ttl if job.ttl is not None else job.expires_at
+    key = job.unique if job.unique_scope is not UniqueScope.PERIOD else None
+    return (
+        seq, "scheduled" if waits else "available", job.queue, job.priority, due if waits else None, expires_at, key,
+        int(key is not None and job.unique_scope is UniqueScope.QUEUED),
+    )  # fmt: skip

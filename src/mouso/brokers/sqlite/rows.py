@@ -1,0 +1,148 @@
+"""Small steps that several verbs share, each inside the caller's transaction; and rows to records and back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from mouso.errors import ErrorInfo
+from mouso.job import Job, JobState, Progress, UniqueScope
+
+Tallies = Counter[tuple[str, str]]
+"""Changes to the number of finished jobs, by queue and state."""
+
+PARKED = "parked"
+MOST_IDS = 500
+
+_ERROR = msgspec.json.Decoder(ErrorInfo)
+_PROGRESS = msgspec.json.Decoder(Progress)
+
+_JOB = """
+SELECT j.seq, j.id, j.task, j.payload, j.codec, j.queue, j.priority, l.due, coalesce(l.expires_at, h.expires_at),
+       j.unique_key, j.unique_scope, j.unique_period, j.options, coalesce(l.state, h.state),
+       coalesce(l.attempts, h.attempts), coalesce(l.crashes, h.crashes), coalesce(l.releases, h.releases),
+       coalesce(l.claims, h.claims), j.enqueued_at, h.finished_at, h.run_seconds,
+       coalesce(h.worker, (SELECT id FROM mouso_workers WHERE n = l.worker)), l.cancel,
+       coalesce(l.progress, h.progress), h.result, h.reason
+FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)
+"""
+
+
+def marks(values: Sequence[object]) -> str:
+    """``?, ?, ?`` for a list of parameters."""
+    return ", ".join("?" * len(values))
+
+
+def read_jobs(tx: sqlite3.Connection, seqs: Sequence[int], *, errors: bool) -> dict[int, Job]:
+    """Reads jobs by seq."""
+    rows = tx.execute(f"{_JOB} WHERE j.seq IN ({marks(seqs)})", seqs).fetchall()
+    failures: dict[int, list[ErrorInfo]] = {}
+    if errors:
+        for seq, text in tx.execute(
+            f"SELECT seq, error FROM mouso_errors WHERE seq IN ({marks(seqs)}) ORDER BY seq, claims",
+            seqs,
+        ):
+            failures.setdefault(seq, []).append(_ERROR.decode(text))
+    return {row[0]: _job(row, tuple(failures.get(row[0], ()))) for row in rows}
+
+
+def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
+    parked = row[13] == PARKED
+    return Job(
+        id=row[1],
+        task=row[2],
+        payload=row[3],
+        codec=row[4],
+        queue=row[5],
+        priority=row[6],
+        due=row[7],
+        expires_at=row[8],
+        unique=row[9],
+        unique_scope=UniqueScope(row[10]) if row[10] else UniqueScope.LIVE,
+        unique_period=row[11],
+        options=row[12],
+        state=JobState.AVAILABLE if parked else JobState(row[13]),
+        attempts=row[14],
+        crashes=row[15],
+        releases=row[16],
+        claims=row[17],
+        enqueued_at=row[18],
+        finished_at=row[19],
+        run_seconds=row[20],
+        worker=row[21],
+        parked=parked,
+        cancel_requested=bool(row[22]),
+        progress=decode_progress(row[23]),
+        result=row[24],
+        reason=row[25] or "",
+        errors=errors,
+    )
+
+
+def decode_progress(text: str | None) -> Progress | None:
+    """Reads the stored form of a progress."""
+    return None if text is None else _PROGRESS.decode(text)
+
+
+def encode_text(value: object) -> str:
+    """JSON as text, for columns that people read."""
+    return msgspec.json.encode(value).decode()
+
+
+def finish(
+    tx: sqlite3.Connection,
+    seq: int,
+    state: JobState,
+    now: int,
+    tallies: Tallies,
+    *,
+    reason: str = "",
+    worker: str | None = None,
+    run_seconds: float | None = None,
+    result: bytes | None = None,
+    keep_until: int | None = None,
+) -> None:
+    """Moves a live job to the history as ``state``."""
+    (queue,) = tx.execute(
+        "INSERT INTO mouso_history (seq, state, queue, finished_at, run_seconds, worker, claims, attempts, crashes,"
+        " releases, expires_at, keep_until, reason, progress, result)"
+        " SELECT seq, ?, queue, ?, ?, ?, claims, attempts, crashes, releases, expires_at, ?, ?, progress, ?"
+        " FROM mouso_live WHERE seq = ? RETURNING queue",
+        (state, now, run_seconds, worker, keep_until, reason, result, seq),
+    ).fetchone()
+    tx.execute("DELETE FROM mouso_live WHERE seq = ?", (seq,))
+    tallies[queue, state] += 1
+
+
+def forget(tx: sqlite3.Connection, seqs: Iterable[int]) -> None:
+    """Deletes all that is kept of jobs but their tallies."""
+    keys = [(seq,) for seq in seqs]
+    for table in ("mouso_live", "mouso_history", "mouso_errors", "mouso_jobs"):
+        tx.executemany(f"DELETE FROM {table} WHERE seq = ?", keys)
+
+
+def give_back(tx: sqlite3.Connection, number: int, limit: int, now: int, tallies: Tallies) -> int:
+    """Releases up to ``limit`` running claims of the worker ``number``; those to be cancelled are cancelled."""
+    rows = tx.execute(
+        "SELECT seq, cancel FROM mouso_live WHERE state = 'running' AND worker = ? LIMIT ?", (number, limit)
+    ).fetchall()
+    tx.executemany(
+        "UPDATE mouso_live SET state = 'available', worker = NULL, releases = releases + 1 WHERE seq = ?",
+        [(seq,) for seq, _ in rows],
+    )
+    for seq, cancel in rows:
+        if cancel:
+            finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
+    return len(rows)
+
+
+def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:
+    """Adds the changes to the stored counts."""
+    tx.executemany(
+        "INSERT INTO mouso_tallies VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+        [(queue, state, n) for (queue, state), n in tallies.items()],
+    )

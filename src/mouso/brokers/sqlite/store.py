@@ -1,0 +1,299 @@
+"""One SQLite file, opened safely: transactions with a deadline, checkpoints, and errors in Mouso's words.
+
+**Checkpoints.** SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) can corrupt a WAL file when two connections
+checkpoint and write at the same instant (https://www.sqlite.org/wal.html, section 11.1). So automatic
+checkpoints are off, and one is made explicitly, with TRUNCATE, which takes the writer's lock first.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mouso.brokers.sqlite import schema
+from mouso.clock import SYSTEM
+from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
+
+CHECKPOINT_BYTES = 16 << 20
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "afs",
+    "ceph",
+    "lustre",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "beegfs",
+}
+_OLDEST_ENGINE = (3, 37, 0)
+
+
+class Store:
+    """A SQLite file with one connection for writing and one for reading, usable from any thread.
+
+    Args:
+        path: The file.
+        synchronous: ``"full"`` (a commit survives power loss) or ``"normal"`` (it survives any crash of programs).
+    """
+
+    def __init__(self, path: str, synchronous: str) -> None:
+        self.path = os.path.abspath(path)
+        self._synchronous = synchronous
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._next_checkpoint = 0.0
+
+    def open(self) -> None:
+        """Opens the file, creating or upgrading its tables; does nothing when it is open already."""
+        if self._pid != os.getpid():
+            self._reset()  # a forked child must not touch the parent's connections; they are left to leak
+        if self._writer is not None:
+            return
+        with self._writing:
+            if self._writer is None:
+                self._check_place()
+                writer = self._connect(wait_ms=0)
+                try:
+                    self._prepare(writer)
+                    self._reader = self._connect(wait_ms=5000)
+                except BaseException:
+                    writer.close()
+                    raise
+                self._writer = writer
+
+    def close(self) -> None:
+        """Closes both connections; the next use opens them again."""
+        if self._pid != os.getpid():
+            return
+        with self._writing, self._reading:
+            for connection in (self._reader, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._writer = self._reader = None
+
+    @contextmanager
+    def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises:
+            BrokerUnavailable: Nothing happened.
+            OutcomeUnknown: The commit itself failed.
+        """
+        self.open()
+        deadline = SYSTEM.monotonic() + timeout
+        if not self._writing.acquire(timeout=timeout):
+            raise BrokerUnavailable(
+                f"{self.path} was busy in this process for {timeout:g} s; nothing was stored, try again"
+            )
+        try:
+            connection = self._writer
+            if connection is None:
+                raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
+            self._begin(connection, deadline, timeout)
+            try:
+                yield connection
+            except sqlite3.Error as error:
+                _roll_back(connection)
+                raise self._translate(error) from error
+            except BaseException:
+                _roll_back(connection)
+                raise
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                _roll_back(connection)
+                raise OutcomeUnknown(f"{self.path}: the commit failed ({error}); repeat the call") from error
+            self._checkpoint_if_due()
+        finally:
+            self._writing.release()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """The reading connection, outside any transaction: each statement sees one state of the file."""
+        self.open()
+        with self._reading:
+            if self._reader is None:
+                raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
+            try:
+                yield self._reader
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
+
+    def migrate(self) -> tuple[int, int]:
+        """Upgrades the tables and returns the version before and after."""
+        self._check_place()
+        connection = self._connect(wait_ms=0)
+        try:
+            return self._prepare(connection), schema.VERSION
+        finally:
+            connection.close()
+
+    def is_same_file(self, connection: sqlite3.Connection) -> bool:
+        """Whether ``connection``'s main database is this file."""
+        name = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()[0]
+        return bool(name) and os.path.exists(name) and os.path.samefile(name, self.path)
+
+    def _check_place(self) -> None:
+        path, folder = Path(self.path), Path(self.path).parent
+        if sqlite3.sqlite_version_info < _OLDEST_ENGINE:
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; Mouso needs 3.37 or newer")
+        if not folder.is_dir():
+            raise ConfigError(f"the folder {folder} does not exist; create it or choose another file for the jobs")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name a file for the jobs")
+        kind = _file_system(folder)
+        if kind in _NETWORK:
+            raise ConfigError(
+                f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"
+            )
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"no permission to write into {folder}, which SQLite needs beside {path.name}")
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise ConfigError(f"no permission to write {path}")
+
+    def _connect(self, wait_ms: int) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=wait_ms / 1000
+            )
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        try:
+            for pragma in (
+                f"synchronous = {self._synchronous}",
+                "wal_autocheckpoint = 0",
+                "cache_size = -8000",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error as error:
+            connection.close()
+            raise self._translate(error) from error
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> int:
+        """Brings file mode and tables up to date and returns the version found."""
+        deadline = SYSTEM.monotonic() + 5.0
+        try:
+            while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("PRAGMA journal_mode = wal")
+                if SYSTEM.monotonic() > deadline:
+                    raise BrokerUnavailable(f"{self.path} stayed locked by another program for 5 s; try again")
+            found = schema.version(connection)
+            schema.check(found, self.path)
+            if found == schema.VERSION:
+                return found
+            self._begin(connection, deadline, 5.0)
+            try:
+                found = schema.version(connection)
+                schema.check(found, self.path)
+                if found < schema.VERSION:
+                    schema.upgrade(connection, found)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        return found
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
+        """Takes the write lock. SQLite's own busy handler sleeps 1 ms and more; many writers want less than that."""
+        pause = 0.0001
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise self._translate(error) from error
+            if SYSTEM.monotonic() >= deadline:
+                raise BrokerUnavailable(
+                    f"{self.path} stayed locked by another program for {timeout:g} s; nothing was stored, try again"
+                )
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 1.5, 0.005)
+
+    def _checkpoint_if_due(self) -> None:
+        now = SYSTEM.monotonic()
+        if now < self._next_checkpoint:
+            return
+        try:
+            size = os.stat(self.path + "-wal").st_size
+        except OSError:
+            return
+        if size < CHECKPOINT_BYTES:
+            self._next_checkpoint = now + 0.01
+            return
+        self._next_checkpoint = now + 0.1
+        connection = self._connect(wait_ms=1000)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # a reader or writer was in the way; the next commit tries again
+        finally:
+            connection.close()
+
+    def _translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return ConfigError(f"{self.path} is no intact SQLite database ({error}); restore it or choose another file")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return ConfigError(
+                f"{self.path} cannot be opened for writing ({error}); check the permissions of file and folder"
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return BrokerUnavailable(f"the disk of {self.path} is full; nothing was stored, free some space")
+        return BrokerUnavailable(f"{self.path}: {error}; nothing was stored, try again")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
+def _file_system(folder: Path) -> str:
+    """The type of file system that ``folder`` lies on, or ``""`` where it cannot be told."""
+    best, kind = "", ""
+    try:
+        real = str(folder.resolve())
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            fields, _, rest = line.partition(" - ")
+            point = fields.split()[4].replace("\\040", " ")
+            inside = real == point or real.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best):
+                best, kind = point, rest.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
+
+
+def engine_notice() -> str:
+    """A sentence about this SQLite engine if it has the WAL-reset bug, else an empty text."""
+    version = sqlite3.sqlite_version_info
+    if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
+        return ""
+    return (
+        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (sqlite.org/wal.html, 11.1); Mouso's guarded checkpoints "
+        "contain it, an engine of 3.51.3 or newer removes it"
+    )

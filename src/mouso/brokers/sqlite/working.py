@@ -1,0 +1,253 @@
+"""What a worker does with the store: settle, claim, heartbeat, report."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from mouso.brokers.base import LEASE_MS, Command, Exchange, Update, Want, WorkerInfo
+from mouso.brokers.sqlite import rows
+from mouso.job import Charge, JobState, Lease, Outcome
+
+_COMPLETE = (
+    "INSERT OR IGNORE INTO mouso_history (seq, state, queue, finished_at, run_seconds, worker, claims, attempts, crashes,"
+    " releases, expires_at, keep_until, progress, result)"
+    " SELECT seq, 'completed', queue, ?, ?, ?, claims, attempts, crashes, releases, expires_at, ?, progress, ?"
+    " FROM mouso_live WHERE seq = ? AND claims = ? AND state = 'running'"
+)
+_LEAVE = "DELETE FROM mouso_live WHERE seq = ? AND claims = ? AND state = 'running'"
+_AVAILABLE = (
+    "SELECT l.seq, l.claims + 1, j.id, j.task, l.queue, j.payload, j.codec, l.attempts, l.crashes, l.releases,"
+    " j.enqueued_at, l.expires_at - ?, j.options, l.priority, l.unique_queued"
+    " FROM mouso_live l INDEXED BY mouso_live_available CROSS JOIN mouso_jobs j USING (seq)"
+    " WHERE l.state = 'available' AND l.queue = ? AND (l.expires_at IS NULL OR l.expires_at > ?)"
+)
+_CLAIM = "UPDATE mouso_live SET state = 'running', worker = ?, claims = claims + 1 WHERE seq = ?"
+_QUEUES_WITH_JOBS = """
+WITH RECURSIVE q (name) AS (
+    SELECT min(queue) FROM mouso_live WHERE state = 'available'
+    UNION ALL
+    SELECT (SELECT min(queue) FROM mouso_live WHERE state = 'available' AND queue > q.name) FROM q WHERE q.name IS NOT NULL
+)
+SELECT name FROM q WHERE name IS NOT NULL
+"""
+_UNPARK_AT_ONCE = 50_000
+
+
+def settle(tx: sqlite3.Connection, worker: str, outcomes: Sequence[Outcome], now: int) -> list[int | str]:
+    """Applies outcomes and returns the keys of those that were fenced."""
+    completed = [o for o in outcomes if o.state is JobState.COMPLETED]
+    others = [o for o in outcomes if o.state is not JobState.COMPLETED]
+    tallies: rows.Tallies = Counter()
+    if completed and not _complete_all(tx, worker, completed, now, tallies):
+        others = list(outcomes)
+    fenced = [o.key for o in others if not _settle_one(tx, worker, o, now, tallies)]
+    rows.store_tallies(tx, tallies)
+    return fenced
+
+
+def _complete_all(
+    tx: sqlite3.Connection, worker: str, outcomes: Sequence[Outcome], now: int, tallies: rows.Tallies
+) -> bool:
+    """Completes jobs of which none is fenced, in two statements, or returns False and changes nothing."""
+    tx.execute("SAVEPOINT complete")
+    done = tx.executemany(
+        _COMPLETE,
+        [
+            (now, o.run_seconds, worker, None if o.keep is None else now + o.keep, o.result, o.key, o.token)
+            for o in outcomes
+        ],
+    ).rowcount
+    left = tx.executemany(_LEAVE, [(o.key, o.token) for o in outcomes]).rowcount
+    whole = done == left == len(outcomes)
+    if whole:
+        tallies.update((o.queue, "completed") for o in outcomes)
+    else:
+        tx.execute("ROLLBACK TO complete")
+    tx.execute("RELEASE complete")
+    return whole
+
+
+def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int, tallies: rows.Tallies) -> bool:
+    row = tx.execute(
+        "SELECT cancel FROM mouso_live WHERE seq = ? AND claims = ? AND state = 'running'",
+        (outcome.key, outcome.token),
+    ).fetchone()
+    if row is None:
+        return False
+    seq = int(outcome.key)
+    if outcome.error is not None:
+        error = msgspec.structs.replace(outcome.error, at=now, worker=worker)
+        tx.execute("INSERT INTO mouso_errors VALUES (?, ?, ?)", (seq, outcome.token, rows.encode_text(error)))
+    if outcome.charge is not Charge.NONE:
+        column = outcome.charge.value
+        tx.execute(f"UPDATE mouso_live SET {column} = {column} + 1 WHERE seq = ?", (seq,))
+    state, reason = outcome.state, outcome.reason
+    if not state.final and row[0]:
+        state, reason = JobState.CANCELLED, "cancelled"
+    if state.final:
+        keep_until = None if outcome.keep is None else now + outcome.keep
+        rows.finish(
+            tx, seq, state, now, tallies, reason=reason, worker=worker, run_seconds=outcome.run_seconds,
+            result=outcome.result, keep_until=keep_until,
+        )  # fmt: skip
+    else:
+        due = None if state is JobState.AVAILABLE else now + outcome.delay
+        tx.execute("UPDATE mouso_live SET state = ?, due = ?, worker = NULL WHERE seq = ?", (state, due, seq))
+    return True
+
+
+class Claimer:
+    """Claims jobs queue by queue; remembers only whose turn it is when there are more queues than slots."""
+
+    def __init__(self) -> None:
+        self._turn = ""
+
+    def claim(self, tx: sqlite3.Connection, number: int, want: Want, now: int) -> Exchange:
+        """Claims up to ``want.limit`` jobs for the worker ``number``."""
+        exchange = Exchange(leases=[])
+        if want.limit > 0:
+            paused = {
+                name
+                for (name,) in tx.execute(
+                    "SELECT name FROM mouso_queues WHERE paused = 1 AND (paused_until IS NULL OR paused_until > ?)",
+                    (now,),
+                )
+            }
+            shares = [(queue, share) for queue, share in self._shares(tx, want) if queue not in paused]
+            short = self._first_round(tx, number, want, shares, now, exchange)
+            for queue in short:
+                self._from_queue(tx, number, want, queue, want.limit - len(exchange.leases), now, exchange)
+        (due,) = tx.execute("SELECT min(due) FROM mouso_live WHERE due IS NOT NULL").fetchone()
+        exchange.next_due = None if due is None else max(due - now, 0)
+        return exchange
+
+    def _shares(self, tx: sqlite3.Connection, want: Want) -> Sequence[tuple[str, int]]:
+        if want.shares is not None:
+            return want.shares
+        names = [name for (name,) in tx.execute(_QUEUES_WITH_JOBS)]
+        later = [name for name in names if name > self._turn]
+        names = later + names[: len(names) - len(later)]
+        if not names:
+            return ()
+        share = -(-want.limit // len(names))
+        self._turn = names[min(want.limit, len(names)) - 1]
+        return [(name, share) for name in names]
+
+    def _first_round(
+        self,
+        tx: sqlite3.Connection,
+        number: int,
+        want: Want,
+        shares: Sequence[tuple[str, int]],
+        now: int,
+        into: Exchange,
+    ) -> list[str]:
+        """Gives every queue its share; returns those that filled it and so may have more."""
+        more = []
+        for queue, share in shares:
+            limit = min(share, want.limit - len(into.leases))
+            if limit <= 0 or self._from_queue(tx, number, want, queue, limit, now, into) == limit:
+                more.append(queue)
+        return more
+
+    def _from_queue(
+        self,
+        tx: sqlite3.Connection,
+        number: int,
+        want: Want,
+        queue: str,
+        limit: int,
+        now: int,
+        into: Exchange,
+    ) -> int:
+        """Claims up to ``limit`` jobs of one queue, parking or stepping over those whose task is unknown here."""
+        taken = 0
+        elsewhere: set[str] = set()
+        while taken < limit:
+            sql = _AVAILABLE
+            if elsewhere:
+                sql += f" AND j.task NOT IN ({rows.marks(list(elsewhere))})"
+            found = tx.execute(
+                sql + " ORDER BY l.priority DESC, l.seq LIMIT ?", (now, queue, now, *elsewhere, limit - taken)
+            ).fetchall()
+            known = found if want.tasks is None else [row for row in found if row[3] in want.tasks]
+            tx.executemany(_CLAIM, [(number, row[0]) for row in known])
+            queued = [(row[0],) for row in known if row[14]]
+            if queued:
+                tx.executemany("UPDATE mouso_live SET unique_key = NULL WHERE seq = ?", queued)
+            into.leases += [Lease(*row[:14]) for row in known]
+            taken += len(known)
+            if len(known) == len(found):
+                break
+            unknown = [(row[3], row[0]) for row in found if want.tasks is not None and row[3] not in want.tasks]
+            elsewhere |= self._park(tx, number, unknown, into)
+        return taken
+
+    def _park(
+        self, tx: sqlite3.Connection, number: int, unknown: Sequence[tuple[str, int]], into: Exchange
+    ) -> set[str]:
+        """Parks jobs (task, seq) that no other live worker knows; returns the tasks that one does know."""
+        others: set[str] = set()
+        for (info,) in tx.execute("SELECT info FROM mouso_workers WHERE n <> ? AND reaped_at IS NULL", (number,)):
+            others.update(msgspec.json.decode(info, type=WorkerInfo).tasks)
+        parked = [(task, seq) for task, seq in unknown if task not in others]
+        tx.executemany("INSERT OR IGNORE INTO mouso_parked VALUES (?, ?)", parked)
+        tx.executemany("UPDATE mouso_live SET state = 'parked' WHERE seq = ?", [(seq,) for _, seq in parked])
+        into.parked = sorted({*into.parked, *(task for task, _ in parked)})
+        return {task for task, _ in unknown} & others
+
+
+def worker_number(tx: sqlite3.Connection, worker: str, boot: str, now: int, steady: int) -> int:
+    """The row number of a worker, announced with the barest facts if it has not announced itself."""
+    row = tx.execute("SELECT n FROM mouso_workers WHERE id = ? AND reaped_at IS NULL", (worker,)).fetchone()
+    if row:
+        return int(row[0])
+    heartbeat(tx, WorkerInfo(id=worker, name=worker, host="", pid=0), boot, now, steady)
+    return int(tx.execute("SELECT n FROM mouso_workers WHERE id = ?", (worker,)).fetchone()[0])
+
+
+def heartbeat(tx: sqlite3.Connection, worker: WorkerInfo, boot: str, now: int, steady: int) -> list[Command]:
+    """Renews the lease, gives parked jobs back to it, and collects what it is to be told."""
+    old = tx.execute("SELECT reaped_at FROM mouso_workers WHERE id = ?", (worker.id,)).fetchone()
+    (number,) = tx.execute(
+        "INSERT INTO mouso_workers (id, boot, lease_until, beat, info) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, lease_until = excluded.lease_until, beat = excluded.beat,"
+        " info = excluded.info, reaped_at = NULL RETURNING n",
+        (worker.id, boot, steady + LEASE_MS, now, rows.encode_text(worker)),
+    ).fetchone()
+    commands = [Command("rejoin")] if old and old[0] is not None else []
+    for seq, claims in tx.execute(
+        "SELECT seq, claims FROM mouso_live WHERE state = 'running' AND worker = ? AND cancel = 1", (number,)
+    ):
+        commands.append(Command("cancel", seq, claims))
+    _unpark(tx, worker.tasks)
+    return commands
+
+
+def _unpark(tx: sqlite3.Connection, tasks: Sequence[str]) -> None:
+    if tx.execute("SELECT 1 FROM mouso_parked LIMIT 1").fetchone() is None:
+        return
+    for task in tasks:
+        seqs = tx.execute(
+            "DELETE FROM mouso_parked WHERE task = ?1 AND seq IN (SELECT seq FROM mouso_parked WHERE task = ?1 LIMIT ?2)"
+            " RETURNING seq",
+            (task, _UNPARK_AT_ONCE),
+        ).fetchall()
+        tx.executemany("UPDATE mouso_live SET state = 'available' WHERE seq = ? AND state = 'parked'", seqs)
+
+
+def report(tx: sqlite3.Connection, updates: Sequence[Update]) -> list[int | str]:
+    """Stores progress and returns the keys of fenced updates."""
+    fenced = []
+    for update in updates:
+        changed = tx.execute(
+            "UPDATE mouso_live SET progress = ? WHERE seq = ? AND claims = ? AND state = 'running'",
+            (rows.encode_text(update.progress), update.key, update.token),
+        ).rowcount
+        if not changed:
+            fenced.append(update.key)
+    return fenced

@@ -1,0 +1,106 @@
+"""The only source of time, and the units of it.
+
+Instants are ``int`` milliseconds since the epoch, UTC. Durations are ``float`` seconds, and also
+``timedelta`` or text such as ``"10m"`` where a person writes them. Aware ``datetime`` exists only at
+the API's edge; this module converts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+Duration = float | int | str | timedelta
+MAX_SECONDS = 100 * 366 * 86_400.0
+"""The longest duration that is accepted: about a hundred years."""
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
+
+
+class Clock:
+    """Real time. Tests hand in a subclass whose time they move themselves."""
+
+    def now(self) -> int:
+        """Wall clock, ms since the epoch, UTC. It may jump."""
+        return time.time_ns() // 1_000_000
+
+    def steady(self) -> int:
+        """Milliseconds that never jump and count suspended time, equal in all processes of this boot."""
+        return time.clock_gettime_ns(_STEADY) // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds for measuring durations inside this host."""
+        return time.monotonic()
+
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+SYSTEM = Clock()
+
+
+def seconds(value: Duration, name: str = "duration") -> float:
+    """Reads a duration.
+
+    Args:
+        value: Seconds, a timedelta, or text made of ``ms s m h d w`` such as ``"1h30m"``.
+        name: What to call it in the error.
+
+    Returns:
+        Seconds, finite and not negative; negative input counts as 0.
+
+    Raises:
+        ValueError: It is no duration, not finite, or longer than a hundred years.
+    """
+    if isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, str):
+        text = value.strip().lower()
+        if _DURATION.fullmatch(text):
+            number = math.fsum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
+        else:
+            try:
+                number = float(text)
+            except ValueError:
+                raise ValueError(
+                    f'{name}={value!r} is no duration; write seconds or "90s", "10m", "1h30m", "2d"'
+                ) from None
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value) if abs(value) <= MAX_SECONDS else math.inf
+    else:
+        raise ValueError(f"{name} must be seconds, a timedelta or text such as '10m', not {type(value).__name__}")
+    if not math.isfinite(number) or number > MAX_SECONDS:
+        raise ValueError(f"{name}={value!r} is longer than a hundred years")
+    return max(number, 0.0)
+
+
+def millis(value: Duration, name: str = "duration") -> int:
+    """Reads a duration as whole milliseconds, rounded up so that a wait is never cut short."""
+    return math.ceil(seconds(value, name) * 1000)
+
+
+def instant(value: datetime | int | float, name: str = "eta") -> int:
+    """Converts an aware datetime (or a Unix timestamp in seconds) to ms since the epoch.
+
+    Raises:
+        ValueError: It is naive, or lies outside the years 1970..2262.
+    """
+    if isinstance(value, datetime):
+        if value.tzinfo is None or value.utcoffset() is None:
+            raise ValueError(f"{name}={value.isoformat()} has no time zone; use datetime.now(timezone.utc) + …")
+        number = value.timestamp()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise ValueError(f"{name} must be an aware datetime, not {type(value).__name__}")
+    if not 0 <= number < 9_223_372_036:
+        raise ValueError(f"{name}={value!r} lies outside the years 1970 to 2262")
+    return int(number * 1000)
+
+
+def moment(ms: int) -> datetime:
+    """Converts ms since the epoch to an aware datetime in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)

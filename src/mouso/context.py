@@ -1,0 +1,184 @@
+"""The running job, as its own code sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any, TypeVar
+
+from mouso.clock import SYSTEM, Duration, moment
+from mouso.errors import MousoError, Retry
+from mouso.job import Progress
+
+T = TypeVar("T")
+
+_EVERY = 0.1
+"""Seconds between the progress reports of ``track``."""
+_NO_HEADERS: Mapping[str, str] = {}
+_log = logging.getLogger("mouso.job")
+
+
+class StopRequested(MousoError):
+    """Raised by ``Context.check`` when the job was cancelled, ran out of time, or its worker shuts down.
+
+    Attributes:
+        reason: ``cancelled``, ``timeout``, ``shutdown`` or ``fenced``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the job was asked to stop: {reason}")
+        self.reason = reason
+
+
+class Context:
+    """What a running job knows about itself, and how it reports progress.
+
+    A task gets it as the parameter annotated ``Context``; code below it by ``Context.current()``. In a plain call
+    of a task, outside any worker, it stands for a run that nobody watches.
+
+    Attributes:
+        job_id: The job's id.
+        task: The task's name.
+        queue: Its queue.
+        attempt: Which run this is, from 1.
+        token: The claim's fencing token: larger for every later claim. Hand it to stores that can fence.
+        headers: What the producer passed as ``headers``.
+        key: The broker's handle of the job; for workers.
+    """
+
+    __slots__ = (
+        "key",
+        "_deadline",
+        "_enqueued_at",
+        "_report",
+        "_stop",
+        "attempt",
+        "headers",
+        "job_id",
+        "key",
+        "queue",
+        "task",
+        "token",
+    )
+
+    def __init__(
+        self,
+        *,
+        job_id: str = "",
+        task: str = "",
+        queue: str = "",
+        attempt: int = 1,
+        token: int = 0,
+        enqueued_at: int = 0,
+        deadline: float | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        report: Callable[[Context, Progress], None] | None = None,
+        key: int | str = 0,
+    ) -> None:
+        self.job_id = job_id
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.token = token
+        self.headers = headers
+        self._enqueued_at = enqueued_at
+        self._deadline = deadline
+        self._report = report
+        self.key = key
+        self._stop = ""
+
+    @staticmethod
+    def current() -> Context:
+        """The context of the job that runs here.
+
+        Raises:
+            MousoError: No job runs here.
+        """
+        context = CURRENT.get()
+        if context is None:
+            raise MousoError("no job runs here; Context.current() works inside a task only")
+        return context
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When the job was enqueued, by the broker's clock; now in a plain call."""
+        return moment(self._enqueued_at or SYSTEM.now())
+
+    @property
+    def deadline(self) -> float | None:
+        """When this attempt times out, on ``time.monotonic()``; None without a timeout."""
+        return self._deadline
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry job id, task and attempt."""
+        return logging.LoggerAdapter(_log, {"job_id": self.job_id, "task": self.task, "attempt": self.attempt})
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was cancelled, ran out of time, or its worker wants to shut down."""
+        return bool(self._stop)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why it should stop: ``cancelled``, ``timeout``, ``shutdown``, ``fenced``, or empty."""
+        return self._stop
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the job to stop; the first reason stands. For workers."""
+        self._stop = self._stop or reason
+
+    def check(self) -> None:
+        """Raises ``StopRequested`` if the job should stop; call it between steps of long work."""
+        if self._stop:
+            raise StopRequested(self._stop)
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Reports how far the job is; waiting callers and the CLI see it."""
+        if self._report is not None:
+            self._report(self, Progress(done, total, message[:1000]))
+
+    def track(self, items: Iterable[T], total: float | None = None, message: str = "") -> Iterator[T]:
+        """Yields the items, reporting progress at most ten times a second; each step is a point of cancellation.
+
+        Args:
+            total: How many there are; ``len(items)`` if they have a length.
+        """
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        done, last = 0, -_EVERY
+        for item in items:
+            self.check()
+            now = SYSTEM.monotonic()
+            if now - last >= _EVERY:
+                self.progress(done, total, message)
+                last = now
+            yield item
+            done += 1
+        self.progress(done, total if total is not None else done, message)
+
+    # -- Celery's spellings, for ``@app.task(bind=True)``
+
+    @property
+    def request(self) -> Context:
+        """This context, where Celery has ``self.request``."""
+        return self
+
+    @property
+    def id(self) -> str:
+        """``job_id``, where Celery has ``self.request.id``."""
+        return self.job_id
+
+    @property
+    def retries(self) -> int:
+        """Failed runs so far."""
+        return self.attempt - 1
+
+    def retry(self, exc: BaseException | None = None, countdown: Duration | None = None, **_: Any) -> None:
+        """Raises ``Retry``, as Celery's ``self.retry`` does."""
+        raise Retry(countdown, str(exc) if exc else "") from exc
+
+
+CURRENT: ContextVar[Context | None] = ContextVar("mouso_context", default=None)

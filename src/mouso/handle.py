@@ -1,0 +1,235 @@
+"""What the caller holds of a job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import AsyncGenerator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
+from mouso.clock import SYSTEM, Duration, seconds
+from mouso.codec import decode_plain
+from mouso.errors import ErrorInfo, JobCancelled, JobExpired, JobFailed, JobUnknown, ResultTimeout
+from mouso.job import Job, JobState, Progress
+from mouso.waiting import remaining
+
+if TYPE_CHECKING:
+    from mouso.app import Mouso
+    from mouso.task import Task
+
+R = TypeVar("R")
+
+
+class JobHandle(Generic[R]):
+    """A job, by its id. Reading ``state`` or ``progress`` asks the broker.
+
+    Attributes:
+        id: The job's id.
+    """
+
+    __slots__ = ("_app", "_record", "_task", "id")
+
+    def __init__(self, app: Mouso, id: str, task: Task[Any, R] | None = None) -> None:
+        self.id = id
+        self._app = app
+        self._task = task
+        self._record: Job | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def record(self) -> Job:
+        """Everything known of the job when it was last read; reads it the first time.
+
+        Raises:
+            JobUnknown: No job has this id.
+        """
+        if self._record is None:
+            self.refresh()
+        assert self._record is not None
+        return self._record
+
+    def refresh(self) -> JobHandle[R]:
+        """Reads the job again and returns this handle.
+
+        Raises:
+            JobUnknown: No job has this id.
+        """
+        (record,) = self._app.broker.get([self.id])
+        if record is None:
+            raise JobUnknown(f"no job has the id {self.id}; it was deleted, or its retention is over", self.id)
+        self._record = record
+        return self
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is in its life, now."""
+        return self.refresh().record.state
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the job last reported, now."""
+        return self.refresh().record.progress
+
+    @property
+    def errors(self) -> tuple[ErrorInfo, ...]:
+        """Its failed attempts, oldest first, now."""
+        return self.refresh().record.errors
+
+    # -- waiting
+
+    def get(self, timeout: Duration | None = None, *, propagate: bool = True) -> R:
+        """Waits for the job to end and returns the task's return value.
+
+        Args:
+            timeout: How long to wait at most; None for as long as it takes.
+            propagate: False returns the exception in place of raising it, as in Celery.
+
+        Raises:
+            JobFailed: It is dead; ``.error`` tells why.
+            JobCancelled, JobExpired: It will not run.
+            JobUnknown: No job has this id.
+            ResultTimeout: (a ``TimeoutError``) It was not final in time.
+        """
+        for _ in self.watch(timeout):
+            pass
+        return self._value(propagate=propagate)
+
+    async def aget(self, timeout: Duration | None = None, *, propagate: bool = True) -> R:
+        """``get`` for coroutines."""
+        async with contextlib.aclosing(self.awatch(timeout)) as updates:
+            async for _ in updates:
+                pass
+        return await asyncio.to_thread(self._value, propagate=propagate)
+
+    def watch(self, timeout: Duration | None = None) -> Iterator[JobUpdate]:
+        """Yields the job's state and progress: as they are, at every change, and last when it is final.
+
+        Raises:
+            JobUnknown: No job has this id.
+            ResultTimeout: It was not final in time.
+        """
+        deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
+        updates: queue.SimpleQueue[JobUpdate] = queue.SimpleQueue()
+        subscription = self._app.listener.subscribe(self.id, updates.put)
+        try:
+            while True:
+                try:
+                    update = updates.get(timeout=remaining(deadline))
+                except queue.Empty:
+                    raise self._timeout(timeout) from None
+                yield self._known(update)
+                if update.state is not None and update.state.final:
+                    return
+        finally:
+            self._app.listener.unsubscribe(subscription)
+
+    async def awatch(self, timeout: Duration | None = None) -> AsyncGenerator[JobUpdate, None]:
+        """``watch`` for coroutines."""
+        deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
+        loop = asyncio.get_running_loop()
+        updates: asyncio.Queue[JobUpdate] = asyncio.Queue()
+        subscription = self._app.listener.subscribe(
+            self.id, lambda update: loop.call_soon_threadsafe(updates.put_nowait, update)
+        )
+        try:
+            while True:
+                try:
+                    update = await asyncio.wait_for(updates.get(), remaining(deadline))
+                except TimeoutError:
+                    raise self._timeout(timeout) from None
+                yield self._known(update)
+                if update.state is not None and update.state.final:
+                    return
+        finally:
+            self._app.listener.unsubscribe(subscription)
+
+    def _known(self, update: JobUpdate) -> JobUpdate:
+        if update.state is None:
+            raise JobUnknown(f"no job has the id {self.id}; it was deleted, or its retention is over", self.id)
+        return update
+
+    def _timeout(self, timeout: Duration | None) -> ResultTimeout:
+        return ResultTimeout(f"job {self.id} was not final within {timeout}; is a worker running?", self.id)
+
+    def _value(self, *, propagate: bool) -> R:
+        job = self.refresh().record
+        error = _error_of(job)
+        if error is not None:
+            if propagate:
+                raise error
+            return error  # type: ignore[return-value]  # asked for
+        if self._task is not None:
+            return self._task.signature.decode_result(job.result, job.codec)  # type: ignore[no-any-return]  # R by annotation
+        return decode_plain(job.result, job.codec)  # type: ignore[no-any-return]  # R is Any here
+
+    # -- acting
+
+    def cancel(self) -> CancelResult:
+        """Cancels the job; returns ``cancelled``, ``requested`` (it runs), ``done`` or ``unknown``."""
+        return self._app.broker.cancel([self.id])[0]
+
+    def retry(self) -> RetryResult:
+        """Makes a dead, cancelled or expired job available again, a waiting one due now; returns what happened."""
+        return self._app.broker.retry([self.id])[0]
+
+    # -- Celery's spellings
+
+    @property
+    def task_id(self) -> str:
+        """``id``."""
+        return self.id
+
+    @property
+    def status(self) -> str:
+        """``state`` as text."""
+        return self.state.value
+
+    @property
+    def result(self) -> Any:
+        """The value or the exception if the job is final, else None."""
+        return self._value(propagate=False) if self.state.final else None
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the last failed attempt."""
+        errors = self.errors
+        return errors[-1].traceback if errors else None
+
+    def ready(self) -> bool:
+        """Whether the job is final."""
+        return self.state.final
+
+    def successful(self) -> bool:
+        """Whether the job is completed."""
+        return self.state is JobState.COMPLETED
+
+    def failed(self) -> bool:
+        """Whether the job is dead."""
+        return self.state is JobState.DEAD
+
+
+def _error_of(job: Job) -> Exception | None:
+    match job.state:
+        case JobState.COMPLETED:
+            return None
+        case JobState.DEAD:
+            error = job.errors[-1] if job.errors else ErrorInfo(type="", message=job.reason, reason=job.reason)
+            return JobFailed(
+                f"job {job.id} ({job.task}) is dead ({job.reason}): {error.type}: {error.message}", job.id, error
+            )
+        case JobState.EXPIRED:
+            return JobExpired(f"job {job.id} ({job.task}) expired before it was started", job.id)
+        case JobState.CANCELLED:
+            return JobCancelled(f"job {job.id} ({job.task}) was cancelled: {job.reason}", job.id)
+        case _:
+            return ResultTimeout(f"job {job.id} ({job.task}) is {job.state}, not final", job.id)

@@ -1,0 +1,259 @@
+"""The options of tasks and jobs: checked once, where they are written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from mouso.clock import Duration, instant, millis, seconds
+from mouso.codec import CODECS
+from mouso.errors import OptionError
+from mouso.job import JobOptions, UniqueScope, check_id, check_name
+from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name
+
+MAX_ATTEMPTS = 1_000_000
+MAX_HEADERS = 16 << 10
+AUTO = "\0auto"
+"""Stands in a template for a unique key made from the task's name and the arguments."""
+
+_RUN_OPTIONS = ("timeout", "attempts", "backoff", "retry_on", "discard_on", "keep_result")
+
+ErrorTypes = type[BaseException] | Sequence[type[BaseException]]
+
+
+class Options(TypedDict, total=False):
+    """What ``Task.options`` takes, and what ``app.task`` takes as defaults of a task.
+
+    Keys:
+        queue: Where the job waits; the default is ``"default"``.
+        priority: -100..100, higher first; default 0.
+        delay: Start no earlier than after this time.
+        eta: Start no earlier than at this aware datetime (or Unix timestamp).
+        expires: Do not start later than after this time, or than at this aware datetime.
+        unique: A key that one job at most may hold, or True for one made of the task and its arguments.
+        unique_scope: How long it is held: ``"queued"`` until the job starts, ``"live"`` (default) until it is final,
+            or a duration from the enqueue.
+        id: The job's id; the same id again is the same job.
+        timeout: Per attempt; None for no limit.
+        attempts: Runs in all, so 1 means no retry; default 10.
+        backoff: ``exponential(...)``, ``constant(...)``, or, for tasks, ``f(exception, attempt) -> seconds | None``.
+        retry_on, discard_on: Exception classes; retry these only, never retry those.
+        keep_result: False stores none, a duration keeps it that long; default True, as long as the app says.
+        headers: Text for the task's ``ctx.headers``.
+        codec: ``"json"`` (default) or ``"msgpack"``.
+    """
+
+    queue: str
+    priority: int
+    delay: Duration | None
+    eta: datetime | float | None
+    expires: Duration | datetime | None
+    unique: str | bool | None
+    unique_scope: str | Duration
+    id: str | None
+    timeout: Duration | None
+    attempts: int
+    backoff: Backoff | BackoffFunction
+    retry_on: ErrorTypes
+    discard_on: ErrorTypes
+    keep_result: bool | Duration
+    headers: Mapping[str, str] | None
+    codec: str
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """What the jobs of one task, called with certain options, have in common; named as in ``Job``."""
+
+    queue: str = "default"
+    priority: int = 0
+    delay: int | None = None
+    due: int | None = None
+    ttl: int | None = None
+    expires_at: int | None = None
+    unique: str | None = None
+    unique_scope: UniqueScope = UniqueScope.LIVE
+    unique_period: int = 0
+    codec: str = "json"
+    id: str | None = None
+    options: bytes | None = None
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the worker runs a task's jobs, unless a job overrides it."""
+
+    policy: RetryPolicy = RetryPolicy()
+    timeout: float | None = None
+    keep_result: bool | float = True
+    headers: dict[str, str] = {}
+
+
+def template(base: Template, given: Options, task: str) -> Template:
+    """Checks options for one call and lays them over the task's own.
+
+    Raises:
+        OptionError: Names the option, its value and what it may be.
+    """
+    _check_known(given, task)
+    try:
+        changes: dict[str, Any] = {}
+        _place(changes, given)
+        _time(changes, given)
+        _unique(changes, given)
+        overrides = _overrides(given)
+        if overrides:
+            old = msgspec.json.decode(base.options, type=JobOptions) if base.options else JobOptions()
+            changes["options"] = msgspec.json.encode(msgspec.structs.replace(old, **overrides))
+        return msgspec.structs.replace(base, **changes)
+    except ValueError as error:
+        raise OptionError(f"task {task}: {error}") from None
+
+
+def task_defaults(given: Options, task: str) -> tuple[Template, RunSettings]:
+    """Checks the options of a task's declaration: those of its jobs, and those of its runs.
+
+    Raises:
+        OptionError: Names the option, its value and what it may be.
+    """
+    for name in ("id", "eta", "headers"):
+        if given.get(name) is not None:
+            raise OptionError(f"task {task}: {name}= belongs to one job; give it to .options()")
+    everything: dict[str, Any] = dict(given)
+    runs: Any = {name: value for name, value in everything.items() if name in _RUN_OPTIONS}
+    jobs: Any = {name: value for name, value in everything.items() if name not in _RUN_OPTIONS}
+    try:
+        overrides = _overrides(runs, functions=True)
+    except ValueError as error:
+        raise OptionError(f"task {task}: {error}") from None
+    policy = {name: overrides[name] for name in ("attempts", "retry_on", "discard_on") if name in overrides}
+    if "backoff" in overrides:
+        backoff = overrides["backoff"]
+        policy["backoff"] = Backoff(*backoff) if isinstance(backoff, tuple) else backoff
+    rest = {name: overrides[name] for name in ("timeout", "keep_result") if name in overrides}
+    return template(Template(), jobs, task), RunSettings(policy=RetryPolicy(**policy), **rest)
+
+
+def _check_known(given: Options, task: str) -> None:
+    from mouso.config import closest
+
+    for name in given:
+        if name not in Options.__annotations__:
+            hint = closest(name, Options.__annotations__) or "see Task.options"
+            raise OptionError(f"task {task}: there is no option {name!r}; {hint}")
+
+
+def _place(changes: dict[str, Any], given: Options) -> None:
+    if "queue" in given:
+        changes["queue"] = check_name(given["queue"], "queue")
+    if "priority" in given:
+        changes["priority"] = _integer("priority", given["priority"], -100, 100)
+    if "id" in given and given["id"] is not None:
+        changes["id"] = check_id(given["id"])
+    if "codec" in given:
+        if given["codec"] not in CODECS:
+            raise ValueError(f"codec={given['codec']!r} is none of {', '.join(CODECS)}")
+        changes["codec"] = given["codec"]
+
+
+def _time(changes: dict[str, Any], given: Options) -> None:
+    if given.get("delay") is not None and given.get("eta") is not None:
+        raise ValueError("delay= and eta= exclude each other; give one of them")
+    if "delay" in given:
+        delay = given["delay"]
+        changes["delay"] = None if delay is None else millis(delay, "delay")
+    if "eta" in given:
+        eta = given["eta"]
+        changes["due"] = None if eta is None else instant(eta)
+    if "expires" in given:
+        expires = given["expires"]
+        changes["expires_at"] = changes["ttl"] = None
+        if isinstance(expires, datetime):
+            changes["expires_at"] = instant(expires, "expires")
+        elif expires is not None:
+            changes["ttl"] = millis(expires, "expires")
+
+
+def _unique(changes: dict[str, Any], given: Options) -> None:
+    if "unique" in given:
+        key = given["unique"]
+        if key is True:
+            changes["unique"] = AUTO
+        elif key is None or key is False:
+            changes["unique"] = None
+        elif isinstance(key, str) and 0 < len(key) <= 255 and key.isprintable():
+            changes["unique"] = key
+        else:
+            raise ValueError(f"unique={key!r:.80} is no key; use True or 1 to 255 printable characters")
+    if "unique_scope" in given:
+        scope = given["unique_scope"]
+        if scope in ("queued", "live"):
+            changes["unique_scope"] = UniqueScope(str(scope))
+        else:
+            changes["unique_scope"] = UniqueScope.PERIOD
+            changes["unique_period"] = millis(scope, "unique_scope")
+
+
+def _overrides(given: Options, *, functions: bool = False) -> dict[str, Any]:
+    """The options that the worker reads, in the form of ``JobOptions``."""
+    found: dict[str, Any] = {}
+    if "attempts" in given:
+        found["attempts"] = _integer("attempts", given["attempts"], 1, MAX_ATTEMPTS)
+    if "timeout" in given:
+        timeout = given["timeout"]
+        found["timeout"] = None if timeout is None else seconds(timeout, "timeout")
+        if found["timeout"] == 0:
+            raise ValueError(f"timeout={timeout!r} leaves no time to run; use a positive duration or None")
+    if "backoff" in given:
+        found["backoff"] = _backoff(given["backoff"], functions=functions)
+    for name in ("retry_on", "discard_on"):
+        if name in given:
+            found[name] = _classes(name, given[name])
+    if "keep_result" in given:
+        keep = given["keep_result"]
+        found["keep_result"] = keep if isinstance(keep, bool) else seconds(keep, "keep_result")
+    if given.get("headers") is not None:
+        found["headers"] = _headers(given["headers"])
+    return found
+
+
+def _backoff(value: object, *, functions: bool) -> object:
+    if isinstance(value, Backoff):
+        return value.base, value.factor, value.cap, value.jitter
+    if callable(value):
+        if functions:
+            return value
+        raise ValueError(
+            "backoff= as a function cannot travel with a job; give it to app.task, or use exponential(...)"
+        )
+    raise ValueError(f"backoff={value!r:.80} is no back-off; use exponential(5, cap='1h') or constant(30)")
+
+
+def _classes(name: str, value: object) -> tuple[str, ...]:
+    classes = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
+    for item in classes:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise ValueError(f"{name}= takes exception classes, not {item!r:.80}")
+    return tuple(class_name(item) for item in classes)
+
+
+def _headers(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise ValueError("headers= takes a mapping of text to text")
+    headers = dict(value)
+    if sum(len(k) + len(v) for k, v in headers.items()) > MAX_HEADERS:
+        raise ValueError(f"headers= take more than {MAX_HEADERS:,} characters in all")
+    return headers
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r:.80} is out of range; use a whole number from {low:,} to {high:,}")
+    return value
+
+
+def unique_key(task: str, payload: bytes) -> str:
+    """The key of ``unique=True``: the task and a digest of its encoded arguments."""
+    return f"{task}:{hashlib.blake2b(payload, digest_size=16).hexdigest()}"

@@ -1,0 +1,97 @@
+"""Retry policies: pure functions from a failure to what happens next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from mouso.clock import Duration, seconds
+from mouso.errors import OptionError
+
+BackoffFunction = Callable[[BaseException, int], float | None]
+"""``(exception, failed attempts) -> seconds``, or None for no further attempt."""
+
+MAX_DELAY = 366 * 86_400.0
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """``min(cap, base * factor ** (attempt - 1))`` seconds, of which the share ``jitter`` is random.
+
+    With ``jitter=1`` ("full jitter") the delay is uniform between 0 and that value, which spreads the retries of many
+    jobs that failed together (M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
+    """
+
+    base: float = 5.0
+    factor: float = 2.0
+    cap: float = 3600.0
+    jitter: float = 1.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt number ``attempt`` (from 1)."""
+        exponent = min(attempt - 1, 1000)  # 2.0 ** 1024 overflows
+        longest = min(self.cap, self.base * self.factor**exponent)
+        return longest * (1 - self.jitter * random.random())
+
+
+def exponential(base: Duration = 5, cap: Duration = "1h", *, factor: float = 2.0, jitter: bool = True) -> Backoff:
+    """A delay that grows by ``factor`` from ``base`` to ``cap``; full jitter unless switched off."""
+    if not 1 <= factor <= 100:
+        raise OptionError(f"factor={factor!r} is out of range; use 1 to 100")
+    try:
+        return Backoff(seconds(base, "base"), float(factor), seconds(cap, "cap"), 1.0 if jitter else 0.0)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def constant(delay: Duration) -> Backoff:
+    """The same delay after every attempt."""
+    return exponential(delay, delay, factor=1.0, jitter=False)
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """After a failed attempt: wait ``delay`` seconds and run again, or (None) end as dead for ``reason``."""
+
+    delay: float | None
+    reason: str
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a failed job runs again.
+
+    Attributes:
+        attempts: Runs in all.
+        retry_on: Qualified names of exception classes that are retried; None for all.
+        discard_on: Names of those that are never retried; wins over ``retry_on``.
+    """
+
+    attempts: int = 10
+    backoff: Backoff | BackoffFunction = Backoff()
+    retry_on: tuple[str, ...] | None = None
+    discard_on: tuple[str, ...] = ()
+
+    def decide(self, error: BaseException, attempt: int, *, timed_out: bool = False) -> Decision:
+        """What follows when attempt number ``attempt`` ended with ``error``."""
+        if self.discard_on and matches(error, self.discard_on):
+            return Decision(None, "discarded")
+        if self.retry_on is not None and not timed_out and not matches(error, self.retry_on):
+            return Decision(None, "not_retryable")
+        if attempt >= self.attempts:
+            return Decision(None, "timeout" if timed_out else "attempts")
+        if isinstance(self.backoff, Backoff):
+            return Decision(self.backoff.delay(attempt), "")
+        delay = self.backoff(error, attempt)
+        if delay is None:
+            return Decision(None, "discarded")
+        return Decision(min(max(float(delay), 0.0), MAX_DELAY), "")
+
+
+def matches(error: BaseException, names: Sequence[str]) -> bool:
+    """Whether the error's class or one of its bases bears one of the qualified names."""
+    return any(class_name(cls) in names for cls in type(error).__mro__)
+
+
+def class_name(cls: type) -> str:
+    """``ValueError`` for builtins, else ``module.Qualified.Name``."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,291 @@
+"""A task: a function that can be called here or run later by a worker.
+
+The life of a call: ``delay`` → the arguments are bound, checked and encoded (``codec.Signature``) → a ``Job`` with a
+fresh id → ``producer.Producer.submit`` → ``Broker.enqueue`` → a ``JobHandle``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from mouso.brokers.base import BATCH
+from mouso.codec import Signature, type_hints
+from mouso.context import Context
+from mouso.errors import ConfigError, OptionError
+from mouso.handle import JobHandle
+from mouso.job import Job, JobOptions, check_name, new_id
+from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
+from mouso.retry import Backoff
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from mouso.app import Mouso
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+
+
+class Call(Generic[P, R]):
+    """A task together with the options of its next jobs."""
+
+    def __init__(self, app: Mouso, task: Task[P, R] | None, template: Template) -> None:
+        self._app = app
+        self._task: Task[P, R] = task if task is not None else self  # type: ignore[assignment]  # a Task is its own call
+        self._template = template
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueues a job with these arguments and returns at once.
+
+        Raises:
+            JobRejected: The job is certainly not stored.
+            BrokerUnavailable: Likewise; try again.
+            OutcomeUnknown: It may be stored; repeat with the same ``id``.
+        """
+        stored = self._app.producer.submit((self._build(args, kwargs),))[0]
+        return JobHandle(self._app, stored.id, self._task)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """``delay`` for coroutines; concurrent ones share round trips."""
+        stored = (await self._app.producer.asubmit((self._build(args, kwargs),)))[0]
+        return JobHandle(self._app, stored.id, self._task)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """The job that ``delay`` would enqueue, for ``app.enqueue_many``."""
+        return self._build(args, kwargs)
+
+    @overload
+    def map(self: Call[[A], R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(self: Call[[A, B], R], calls: Iterable[tuple[A, B]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(self: Call[[A, B, C], R], calls: Iterable[tuple[A, B, C]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(self: Call[[A, B, C, D], R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[JobHandle[R]]: ...
+    def map(self, calls: Iterable[Any]) -> list[JobHandle[R]]:
+        """Enqueues one job per tuple of arguments (or mapping of keyword arguments), 1,000 in a round trip.
+
+        Returns:
+            One handle per job, in order.
+
+        Raises:
+            As ``delay``; batches of 1,000 that went before stay stored.
+        """
+        handles: list[JobHandle[R]] = []
+        source = iter(calls)
+        while batch := [self._build_from(call) for call in islice(source, BATCH)]:
+            handles += [JobHandle(self._app, e.id, self._task) for e in self._app.producer.submit(batch)]
+        return handles
+
+    async def amap(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[JobHandle[R]]:
+        """``map`` for coroutines."""
+        handles: list[JobHandle[R]] = []
+        source = iter(calls)
+        while batch := [self._build_from(call) for call in islice(source, BATCH)]:
+            handles += [JobHandle(self._app, e.id, self._task) for e in await self._app.producer.asubmit(batch)]
+        return handles
+
+    def _build_from(self, call: Any) -> Job:
+        if isinstance(call, Mapping):
+            return self._build((), call)
+        if isinstance(call, (tuple, list)):
+            return self._build(call, {})
+        raise OptionError(
+            f"task {self._task.name}: map() takes tuples of arguments, not {type(call).__name__}; "
+            "for one argument write [(1,), (2,)]"
+        )
+
+    def _build(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Job:
+        task, t = self._task, self._template
+        payload = task.signature.encode(args, kwargs, t.codec, self._app.payload_limit)
+        return Job(
+            id=t.id or new_id(),
+            task=task.name,
+            payload=payload,
+            codec=t.codec,
+            queue=t.queue,
+            priority=t.priority,
+            delay=t.delay,
+            due=t.due,
+            ttl=t.ttl,
+            expires_at=t.expires_at,
+            unique=unique_key(task.name, payload) if t.unique == AUTO else t.unique,
+            unique_scope=t.unique_scope,
+            unique_period=t.unique_period,
+            options=t.options,
+        )
+
+
+class Task(Call[P, R]):
+    """A registered function. Calling it runs it here; ``delay`` has a worker run it.
+
+    Attributes:
+        name: What jobs call it; ``module.function`` unless given.
+        function: The function itself.
+        is_async: Whether it is a coroutine function.
+        signature: How its arguments and result travel.
+        settings: How a worker runs it.
+    """
+
+    def __init__(
+        self, app: Mouso, function: Callable[..., Any], *, name: str | None, bind: bool, options: Options
+    ) -> None:
+        self.name = check_task_name(function, name)
+        defaults, self.settings = task_defaults(options, self.name)
+        super().__init__(app, None, defaults)
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.context_parameter = _context_parameter(self.name, function, bind=bind)
+        injected = frozenset({self.context_parameter[0]}) if self.context_parameter else frozenset[str]()
+        self.signature = Signature(self.name, function, injected)
+        functools.update_wrapper(self, function)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    @property
+    def default_queue(self) -> str:
+        """Where its jobs wait unless they say otherwise."""
+        return self._template.queue
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the function here and now, as if it were no task."""
+        if self.context_parameter is None:
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]  # R by construction
+        if self.context_parameter[0] in kwargs or any(isinstance(arg, Context) for arg in args):
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]  # the caller brought its own
+        return self.invoke(Context(task=self.name), args, kwargs)  # type: ignore[no-any-return]  # R by construction
+
+    def invoke(self, context: Context, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Calls the function with its context filled in."""
+        if self.context_parameter is None:
+            return self.function(*args, **kwargs)
+        name, position = self.context_parameter
+        if position is None:
+            return self.function(*args, **{**kwargs, name: context})
+        if position <= len(args):
+            return self.function(*args[:position], context, *args[position:], **kwargs)
+        return self.function(*args, **{**kwargs, name: context})
+
+    def options(self, **options: Unpack[Options]) -> Call[P, R]:
+        """The task with other options for its next jobs; see ``Options``.
+
+        Raises:
+            OptionError: An option is unknown or out of its range.
+        """
+        return Call(self._app, self, template(self._template, options, self.name))
+
+    def run_settings(self, encoded: bytes | None) -> RunSettings:
+        """How to run one job: the task's settings, and over them what the job brings along."""
+        if encoded is None:
+            return self.settings
+        own = msgspec.json.decode(encoded, type=JobOptions)
+        policy = {
+            "attempts": own.attempts,
+            "backoff": Backoff(*own.backoff) if own.backoff else None,
+            "retry_on": own.retry_on,
+            "discard_on": own.discard_on,
+        }
+        given = {name: value for name, value in policy.items() if value is not None}
+        return RunSettings(
+            policy=msgspec.structs.replace(self.settings.policy, **given),
+            timeout=self.settings.timeout if own.timeout is None else own.timeout,
+            keep_result=self.settings.keep_result if own.keep_result is None else own.keep_result,
+            headers=own.headers or {},
+        )
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: float | None = None,
+        task_id: str | None = None,
+        **options: Unpack[Options],
+    ) -> JobHandle[R]:
+        """Celery's spelling of ``options(...).delay(...)``: ``countdown`` is ``delay``, ``task_id`` is ``id``."""
+        if countdown is not None:
+            options["delay"] = countdown
+        if task_id is not None:
+            options["id"] = task_id
+        call: Any = self.options(**options)
+        return call.delay(*args, **(kwargs or {}))  # type: ignore[no-any-return]  # a JobHandle[R]
+
+
+class AsyncTask(Task[P, R]):
+    """A registered coroutine function; calling it gives a coroutine."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]  # its nature
+        """Runs the coroutine function here, as if it were no task."""
+        return super().__call__(*args, **kwargs)  # type: ignore[return-value]  # the function is a coroutine function
+
+
+def check_task_name(function: Callable[..., Any], name: str | None) -> str:
+    """Finds a task's name and refuses what a worker could not call by it.
+
+    Raises:
+        ConfigError: The object is no plain function or coroutine function.
+        OptionError: The name cannot be used.
+    """
+    shown = getattr(function, "__qualname__", None) or repr(function)
+    if isinstance(function, type):
+        raise ConfigError(f"{shown} is a class; decorate a function that makes the object")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"{shown} is a generator; return a list or use a workflow")
+    if not callable(function):
+        raise ConfigError(f"{function!r:.80} is no function")
+    if name is not None:
+        return check_name(name, "task")
+    if inspect.ismethod(function):
+        raise ConfigError(f"{shown} is a method, which a worker cannot find; decorate a function that calls it")
+    if not inspect.isfunction(function):
+        raise ConfigError(f"{shown} is no plain function; wrap it in one, or give it a name=")
+    if function.__name__ == "<lambda>":
+        raise ConfigError("a lambda has no name to find it by; write a function, or give it a name=")
+    return check_name(f"{_module_name(function)}.{function.__qualname__}", "task")
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    """The module as a worker imports it: a script's ``__main__`` is called by its file's name."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name.removesuffix(".__main__"))
+    return Path(getattr(main, "__file__", None) or "__main__").stem
+
+
+def _context_parameter(task: str, function: Callable[..., Any], *, bind: bool) -> tuple[str, int | None] | None:
+    """Name and position of the parameter that takes the context; a keyword-only one has no position."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if bind:
+        if not parameters or parameters[0].kind not in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            raise ConfigError(f"task {task}: bind=True needs a first parameter for the context")
+        return parameters[0].name, 0
+    hints = type_hints(function)
+    for position, parameter in enumerate(parameters):
+        if hints.get(parameter.name) is Context or parameter.annotation in ("Context", "mouso.Context"):
+            keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            return parameter.name, None if keyword_only else position
+    return None

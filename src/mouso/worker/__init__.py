@@ -1,0 +1,41 @@
+"""The worker: a supervisor that talks to the broker, and child processes that run the jobs."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``mouso worker`` was asked for.
+
+    Attributes:
+        app: ``module:attribute``, as ``loading.load_app`` takes it.
+        queues: Queues to serve with their weights; None for all.
+        strict: Serve them in the order given, the next only when the one before is empty.
+        processes: Children; None for the usable CPUs.
+        concurrency: Jobs at once in each child.
+        grace: Seconds that running jobs get at shutdown.
+        name: For people; None for ``host:pid``.
+        folder: Where the app is imported from; empty for the current directory.
+        log_level: Of the ``mouso`` loggers.
+    """
+
+    app: str
+    queues: tuple[tuple[str, int], ...] | None = None
+    strict: bool = False
+    processes: int | None = None
+    concurrency: int = 8
+    grace: float = 25.0
+    name: str | None = None
+    folder: str = ""
+    log_level: str = "info"
+
+
+def run(options: WorkerOptions) -> int:
+    """Runs a worker until it is told to stop; returns its exit code.
+
+    Must be called in the main thread: it handles SIGTERM, SIGINT and SIGQUIT.
+    """
+    from mouso.worker.supervisor import main
+
+    return main(options)

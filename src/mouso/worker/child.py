@@ -1,0 +1,181 @@
+"""A child process: imports the app, runs jobs, and ends when its supervisor does.
+
+    python -m mouso.worker.child SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER
+
+Its life: the app is imported → lifespans are entered → ``Hello`` → jobs come in, outcomes go out → ``Exit`` (or the
+socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
+
+The main thread runs the event loop for coroutines; a reader thread takes frames and keeps time, so that neither is
+held up by a job that blocks the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from mouso.app import Mouso
+from mouso.clock import SYSTEM
+from mouso.errors import ConfigError
+from mouso.loading import load_app
+from mouso.retry import Backoff
+from mouso.worker import frames
+from mouso.worker.board import Board
+from mouso.worker.pool import Pool
+
+_WAIT_FOR_END = 0.05
+
+
+class Child:
+    """The supervisor's counterpart in this process."""
+
+    def __init__(self, sock: socket.socket, board: Board, concurrency: int, grace: float) -> None:
+        self._sock = sock
+        self._board = board
+        self._concurrency = concurrency
+        self._grace = grace
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        self._sleeping = False
+        self._ended: Callable[[], object] = lambda: None
+
+    async def run(self, app: Mouso) -> None:
+        """Runs jobs until the supervisor says ``Exit`` or is gone."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._ended = lambda: loop.call_soon_threadsafe(ended.set)
+        async with AsyncExitStack() as lifespans:
+            for lifespan in app.lifespans:
+                await lifespans.enter_async_context(lifespan())
+            pool = Pool(app, loop, self._board, self._concurrency, self._send, self._kick)
+            self._app = app
+            self._send(_hello(app))
+            reader = threading.Thread(target=self._read, args=(pool,), name="mouso-reader", daemon=True)
+            reader.start()
+            await ended.wait()
+
+    def _send(self, message: frames.ToSupervisor) -> None:
+        with contextlib.suppress(OSError):  # the supervisor is gone; the reader sees it too
+            frames.send(self._sock, message)
+
+    def _kick(self) -> None:
+        if self._sleeping:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_out, b"!")
+
+    def _read(self, pool: Pool) -> None:
+        """The reader thread."""
+        splitter = frames.Splitter()
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_in, select.POLLIN)
+        pause = pool.tick()
+        while True:
+            self._sleeping = pause is None or pause > 0.01
+            ready = {fd for fd, _ in poll.poll(None if pause is None else pause * 1000)}
+            self._sleeping = False
+            if self._wake_in in ready:
+                os.read(self._wake_in, 4096)
+            if self._sock.fileno() in ready:
+                data = self._sock.recv(1 << 20)
+                if not data:
+                    self._orphaned(pool)
+                    return
+                for body in splitter.feed(data):
+                    if not self._handle(frames.to_child.decode(body), pool):
+                        return
+            pause = pool.tick()
+
+    def _handle(self, message: frames.ToChild, pool: Pool) -> bool:
+        match message:
+            case frames.Jobs():
+                pool.add(message.leases)
+            case frames.Stop():
+                pool.stop(message.key, message.reason)
+            case frames.Drain():
+                pool.give_back_waiting()
+            case frames.Happened():
+                for event in message.events:
+                    self._app.events.emit(event)
+            case frames.Exit():
+                self._ended()
+                return False
+        return True
+
+    def _orphaned(self, pool: Pool) -> None:
+        """The supervisor died: nobody takes outcomes any more, so nothing new is started."""
+        logging.getLogger("mouso.worker").warning("the supervisor of child %d is gone; ending", os.getpid())
+        pool.give_back_waiting()
+        deadline = SYSTEM.monotonic() + self._grace
+        pause = threading.Event()
+        while not pool.idle and SYSTEM.monotonic() < deadline:
+            pause.wait(_WAIT_FOR_END)
+        pool.stop(None, "shutdown")
+        self._ended()
+        pause.wait(2.0)
+        os._exit(1)  # lifespans or jobs that do not end
+
+
+def _hello(app: Mouso) -> frames.Hello:
+    tasks = {}
+    for task in app.tasks.values():
+        policy = task.settings.policy
+        backoff = policy.backoff if isinstance(policy.backoff, Backoff) else Backoff()
+        tasks[task.name] = frames.TaskInfo(queue=task.default_queue, attempts=policy.attempts, backoff=backoff)
+    retention = msgspec.structs.astuple(app.retention)
+    return frames.Hello(app.name, app.broker_url, tasks, sorted(app.events.names), retention)
+
+
+def main(arguments: list[str]) -> int:
+    """The process's entry."""
+    descriptor, board_descriptor, slots, grace, level, path, folder = arguments
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Handlers, not SIG_IGN: programs that a job starts would inherit that.
+        signal.signal(number, lambda *_: None)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    _log_to_stderr(level)
+    for inherited in (int(descriptor), int(board_descriptor)):
+        os.set_inheritable(inherited, False)  # not by the programs that jobs start
+    sock = socket.socket(fileno=int(descriptor))
+    board = Board(int(board_descriptor), 2 * int(slots))
+    child = Child(sock, board, int(slots), float(grace))
+    try:
+        app = load_app(path, folder=Path(folder))
+    except ConfigError as error:
+        frames.send(sock, frames.Failed(str(error)))
+        return 2
+    try:
+        asyncio.run(child.run(app))
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            frames.send(sock, frames.Failed(f"a lifespan of {path} failed: {type(error).__name__}: {error}"))
+        logging.getLogger("mouso.worker").exception("a lifespan failed")
+        return 1
+    app.close()
+    return 0
+
+
+def _log_to_stderr(level: str) -> None:
+    logger = logging.getLogger("mouso")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

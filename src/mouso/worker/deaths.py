@@ -1,0 +1,144 @@
+"""What becomes of the jobs of a child that died or must be killed.
+
+* A job that only waited goes back untouched.
+* The supervisor killed the child because of a job: that one gets its verdict, those that ran beside it go back uncharged.
+* The child died by itself and one job ran: that one is charged a crash.
+* Several ran: all are suspects and none is charged yet. Each runs again alone, in a child that runs nothing beside it,
+  under the same claim; only the one under which that child dies is charged.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections import deque
+
+import msgspec
+
+from mouso.clock import SYSTEM
+from mouso.errors import ErrorInfo
+from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
+from mouso.retry import Backoff, Decision
+from mouso.worker.board import number
+from mouso.worker.frames import TaskInfo
+from mouso.worker.outcomes import failure, release
+from mouso.worker.process import ChildProcess
+
+STUBBORN = 5.0
+"""Seconds that a job has to end after it was asked to stop; then its process is killed."""
+
+log = logging.getLogger("mouso.worker")
+
+
+class Coroner:
+    """Judges the jobs of children that died.
+
+    Attributes:
+        tasks: What the app registered.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, TaskInfo] = {}
+        self._suspects: deque[Lease] = deque()
+
+    def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
+        """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
+        running = {lease.key for lease in child.running()}
+        outcomes, suspects = [], []
+        for lease in child.leases.values():
+            verdict = child.verdicts.get(lease.key)
+            if verdict is not None:
+                outcomes.append(verdict)
+            elif lease.key in running and not child.killed:
+                suspects.append(lease)
+            else:
+                outcomes.append(release(lease))
+        if suspects:
+            how = describe_exit(child.returncode)
+            log.error("child %d died (%s) while %d jobs ran", child.pid, how, len(suspects))
+            if len(suspects) == 1:
+                outcomes.append(crash(suspects[0], how))
+            elif draining:
+                outcomes += [release(lease) for lease in suspects]
+            else:
+                self._suspects.extend(suspects)
+        elif not draining and not child.killed:
+            log.error("child %d died (%s); nothing ran in it", child.pid, describe_exit(child.returncode))
+        return outcomes
+
+    def next_suspect(self) -> Lease | None:
+        """A suspect to run alone."""
+        return self._suspects.popleft() if self._suspects else None
+
+    def release_suspects(self) -> list[Outcome]:
+        """Gives back all suspects, for the shutdown."""
+        outcomes = [release(lease) for lease in self._suspects]
+        self._suspects.clear()
+        return outcomes
+
+    def overdue(self, child: ChildProcess) -> dict[int | str, Outcome]:
+        """Verdicts on jobs that should have ended: their child must be killed."""
+        notes = {note.number: note for note in child.board.read()}
+        now_ns, now = time.monotonic_ns(), SYSTEM.monotonic()
+        verdicts: dict[int | str, Outcome] = {}
+        if not notes:
+            return verdicts
+        for lease in child.leases.values():
+            note = notes.get(number(lease.key))
+            if note is None:
+                continue
+            asked = child.stops.get(lease.key)
+            if asked is not None and now - asked > STUBBORN:
+                verdicts[lease.key] = cancelled(lease)
+            elif note.deadline and now_ns > note.deadline + STUBBORN * 1e9:
+                verdicts[lease.key] = self._timed_out(lease, (note.deadline - note.started) / 1e9)
+        return verdicts
+
+    def _timed_out(self, lease: Lease, timeout: float) -> Outcome:
+        attempt = lease.attempts + 1
+        own = msgspec.json.decode(lease.options, type=JobOptions) if lease.options else JobOptions()
+        task = self.tasks.get(lease.task)
+        attempts = own.attempts or (task.attempts if task else 1)
+        backoff = Backoff(*own.backoff) if own.backoff else (task.backoff if task else Backoff())
+        decision = Decision(None, "timeout") if attempt >= attempts else Decision(backoff.delay(attempt), "")
+        message = f"the attempt took longer than its timeout of {timeout:g} s and its process was killed"
+        return failure(
+            lease, decision, ErrorInfo(type="TimeoutError", message=message, attempt=attempt, reason="timeout")
+        )
+
+
+def crash(lease: Lease, how: str) -> Outcome:
+    """The outcome of a job under which its process died."""
+    crashes = lease.crashes + 1
+    final = crashes >= MAX_CRASHES
+    info = ErrorInfo(
+        type="ProcessDied",
+        message=f"the process that ran it died ({how}), crash {crashes} of {MAX_CRASHES}",
+        attempt=lease.attempts + 1,
+        reason="poison" if final else "crash",
+    )
+    if final:
+        log.error("job %s (%s) is dead (poison): %s", lease.id, lease.task, info.message)
+    outcome = release(lease)
+    outcome.charge, outcome.error = Charge.CRASH, info
+    if final:
+        outcome.state, outcome.reason = JobState.DEAD, "poison"
+    return outcome
+
+
+def cancelled(lease: Lease) -> Outcome:
+    """The outcome of a job whose process was killed because it was cancelled and went on."""
+    outcome = release(lease)
+    outcome.state, outcome.charge, outcome.reason = JobState.CANCELLED, Charge.NONE, "cancelled"
+    return outcome
+
+
+def describe_exit(code: int | None) -> str:
+    """``exit code 1`` or ``signal 9, SIGKILL``."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code}, {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,227 @@
+"""Runs one claim and decides what becomes of it. No I/O: the decision is an ``Outcome``, others carry it out.
+
+Steps: the task is looked up by name → the arguments are decoded into its types → the context is made → middleware and
+function run → the value is encoded, or the exception is judged by the job's retry policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mouso.app import Mouso
+from mouso.clock import SYSTEM, seconds
+from mouso.context import CURRENT, Context, StopRequested
+from mouso.errors import BadPayload, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
+from mouso.job import Charge, JobState, Lease, Outcome, Progress
+from mouso.middleware import Middleware, compose
+from mouso.options import RunSettings
+from mouso.retry import Decision, class_name
+from mouso.task import Task
+from mouso.worker.outcomes import failure, outcome_of
+
+_MESSAGE = 4 << 10
+_TRACEBACK = 16 << 10
+
+log = logging.getLogger("mouso.job")
+
+
+class Run:
+    """One claim while it runs.
+
+    Attributes:
+        timeout: Seconds, or None.
+        stop: Makes a coroutine stop; None for a plain function.
+    """
+
+    __slots__ = ("args", "context", "kwargs", "lease", "settings", "started", "stop", "task")
+
+    def __init__(
+        self, lease: Lease, task: Task[..., Any], settings: RunSettings, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.lease = lease
+        self.task = task
+        self.settings = settings
+        self.args = args
+        self.kwargs = kwargs
+        self.started = 0.0
+        self.context: Context
+        self.stop: Callable[[], object] | None = None
+
+    @property
+    def timeout(self) -> float | None:
+        return self.settings.timeout
+
+
+class Executor:
+    """Runs claims of one app.
+
+    Args:
+        report: Takes a running job's progress.
+    """
+
+    def __init__(self, app: Mouso, report: Callable[[Context, Progress], None]) -> None:
+        self._app = app
+        self._report = report
+        self._around_functions = [m for m in app.middlewares if not asyncio.iscoroutinefunction(m)]
+        self._around_coroutines = [m for m in app.middlewares if asyncio.iscoroutinefunction(m)]
+
+    def prepare(self, lease: Lease, waited: float = 0.0) -> Run | Outcome:
+        """Everything before the function is called.
+
+        Args:
+            waited: Seconds since the claim.
+
+        Returns:
+            The run, or its outcome if it cannot start.
+        """
+        if lease.ttl is not None and waited * 1000 >= lease.ttl:
+            return outcome_of(lease, JobState.EXPIRED, reason="expired")
+        task = self._app.tasks.get(lease.task)
+        try:
+            if task is None:
+                raise BadPayload(f"task {lease.task!r} is not registered in this worker's app")
+            settings = task.settings if lease.options is None else task.run_settings(lease.options)
+            args, kwargs = task.signature.decode(lease.payload, lease.codec)
+        except (BadPayload, msgspec.MsgspecError) as error:
+            log.error("job %s (%s) is dead: %s", lease.id, lease.task, error)
+            info = ErrorInfo(type="BadPayload", message=str(error), attempt=lease.attempts + 1, reason="bad_payload")
+            return outcome_of(lease, JobState.DEAD, reason="bad_payload", error=info)
+        run = Run(lease, task, settings, args, kwargs)
+        run.started = SYSTEM.monotonic()
+        run.context = Context(
+            job_id=lease.id,
+            task=lease.task,
+            queue=lease.queue,
+            attempt=lease.attempts + 1,
+            token=lease.token,
+            enqueued_at=lease.enqueued_at,
+            deadline=None if settings.timeout is None else run.started + settings.timeout,
+            headers=settings.headers,
+            report=self._report,
+            key=lease.key,
+        )
+        return run
+
+    def run_function(self, run: Run) -> Outcome:
+        """Runs a plain function in this thread."""
+        token = CURRENT.set(run.context)
+        try:
+            if self._around_functions:
+                value = self._around(self._around_functions, run)()
+            else:
+                value = run.task.invoke(run.context, run.args, run.kwargs)
+            return self._completed(run, value)
+        except BaseException as error:
+            return self._ended(run, error)
+        finally:
+            CURRENT.reset(token)
+
+    async def run_coroutine(self, run: Run) -> Outcome:
+        """Runs a coroutine function on this loop; its task's cancellation ends the job."""
+        CURRENT.set(run.context)
+        try:
+            if self._around_coroutines:
+                value = await self._around(self._around_coroutines, run)()
+            else:
+                value = await run.task.invoke(run.context, run.args, run.kwargs)
+            return self._completed(run, value)
+        except BaseException as error:
+            return self._ended(run, error)
+
+    def _around(self, layers: Sequence[Middleware], run: Run) -> Callable[[], Any]:
+        return compose(layers, run.context, lambda: run.task.invoke(run.context, run.args, run.kwargs))
+
+    def _completed(self, run: Run, value: Any) -> Outcome:
+        lease, keep = run.lease, run.settings.keep_result
+        result = None
+        if keep is not False:
+            result = run.task.signature.encode_result(value, lease.codec, self._app.payload_limit)
+        return Outcome(
+            lease.key,
+            lease.token,
+            lease.id,
+            lease.task,
+            lease.queue,
+            JobState.COMPLETED,
+            SYSTEM.monotonic() - run.started,
+            result,
+            keep=int(keep * 1000) if not isinstance(keep, bool) else None,
+        )
+
+    def _ended(self, run: Run, error: BaseException) -> Outcome:
+        """What an exception makes of the job."""
+        seconds_run = SYSTEM.monotonic() - run.started
+        if isinstance(error, JobControl) and not isinstance(error, Retry):
+            outcome = _controlled(run.lease, error)
+        elif isinstance(error, (StopRequested, asyncio.CancelledError)) and run.context.should_stop:
+            outcome = self._stopped(run, error)
+        else:
+            outcome = self._failed(run, error)
+        outcome.run_seconds = seconds_run
+        return outcome
+
+    def _stopped(self, run: Run, error: BaseException) -> Outcome:
+        """A job that did as it was asked."""
+        reason = run.context.stop_reason
+        if reason == "timeout":
+            timed_out = TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
+            timed_out.__cause__ = error
+            return self._failed(run, timed_out, timed_out=True)
+        if reason == "cancelled":
+            return outcome_of(run.lease, JobState.CANCELLED, reason="cancelled")
+        return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
+
+    def _failed(self, run: Run, error: BaseException, *, timed_out: bool = False) -> Outcome:
+        attempt = run.lease.attempts + 1
+        try:
+            decision = run.settings.policy.decide(error, attempt, timed_out=timed_out)
+            if isinstance(error, Retry) and error.delay is not None and decision.delay is not None:
+                decision = Decision(seconds(error.delay, "Retry delay"), "")
+        except Exception as broken:
+            log.exception("the retry policy of task %s failed", run.lease.task)
+            error, decision = broken, Decision(None, "discarded")
+        if isinstance(error, ResultError):
+            decision = Decision(None, "bad_result")
+        return failure(
+            run.lease, decision, describe(error, attempt, decision.reason or ("timeout" if timed_out else ""))
+        )
+
+
+def describe(error: BaseException, attempt: int, reason: str) -> ErrorInfo:
+    """An exception as it is stored; whatever its own methods do, this does not raise."""
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<str() of the exception raised {type(broken).__name__}>"
+    if isinstance(error, SystemExit):
+        message = f"the task called sys.exit({error.code!r})"
+    try:
+        text = "".join(traceback.format_exception(error, limit=-50))
+    except Exception:
+        text = ""
+    if len(text) > _TRACEBACK:
+        text = text[: _TRACEBACK // 2] + "\n…\n" + text[-_TRACEBACK // 2 :]
+    clean = message[:_MESSAGE].encode("utf-8", "replace").decode()
+    text = text.encode("utf-8", "replace").decode()
+    return ErrorInfo(type=class_name(type(error)), message=clean, traceback=text, attempt=attempt, reason=reason)
+
+
+def _controlled(lease: Lease, error: JobControl) -> Outcome:
+    match error:
+        case Snooze():
+            try:
+                delay = seconds(error.delay, "Snooze delay")
+            except ValueError as wrong:
+                return failure(lease, Decision(None, "discarded"), describe(wrong, lease.attempts + 1, "discarded"))
+            return outcome_of(lease, JobState.SCHEDULED, delay=int(delay * 1000))
+        case Cancel():
+            return outcome_of(lease, JobState.CANCELLED, reason=str(error)[:1000])
+        case _:
+            reason = "discarded" if isinstance(error, Discard) else type(error).__name__
+            return failure(lease, Decision(None, reason), describe(error, lease.attempts + 1, reason))

@@ -1,0 +1,136 @@
+"""What supervisor and child say to each other over their private socket.
+
+A frame is four bytes of length (big-endian) and a MessagePack body. Bodies carry many jobs or outcomes: a frame per
+job would cost a system call per job.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import msgspec
+
+from mouso.events import Event
+from mouso.job import Lease, Outcome, Progress
+from mouso.retry import Backoff
+
+MAX_FRAME = 256 << 20
+_LENGTH = struct.Struct(">I")
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor must know of a task to judge a job whose process it had to kill."""
+
+    queue: str
+    attempts: int
+    backoff: Backoff
+
+
+# -- supervisor to child
+
+
+class Jobs(msgspec.Struct, tag="jobs", array_like=True):
+    """Run these, in this order."""
+
+    leases: list[Lease]
+
+
+class Stop(msgspec.Struct, tag="stop", array_like=True):
+    """Stop one job (or, with key None, all): ``cancelled``, ``fenced`` or ``shutdown``."""
+
+    key: int | str | None
+    reason: str
+
+
+class Drain(msgspec.Struct, tag="drain", array_like=True):
+    """Give back what has not started and start nothing more."""
+
+
+class Exit(msgspec.Struct, tag="exit", array_like=True):
+    """Nothing runs any more: close the lifespans and end."""
+
+
+class Happened(msgspec.Struct, tag="events", array_like=True):
+    """Tell the app's handlers."""
+
+    events: list[Event]
+
+
+# -- child to supervisor
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True):
+    """The app is loaded and its lifespans are entered."""
+
+    app: str
+    broker_url: str
+    tasks: dict[str, TaskInfo]
+    events: list[str]
+    retention: tuple[int, int, int, int]
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True):
+    """The app cannot be loaded; the child is about to exit."""
+
+    message: str
+
+
+class Outcomes(msgspec.Struct, tag="outcomes", array_like=True):
+    """These claims have ended."""
+
+    outcomes: list[Outcome]
+
+
+class Reports(msgspec.Struct, tag="reports", array_like=True):
+    """Progress of running jobs: key, token, progress."""
+
+    reports: list[tuple[int | str, int, Progress]]
+
+
+ToChild = Jobs | Stop | Drain | Exit | Happened
+ToSupervisor = Hello | Failed | Outcomes | Reports
+
+_encoder = msgspec.msgpack.Encoder()
+to_child = msgspec.msgpack.Decoder(ToChild)
+to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
+
+
+def encode(message: ToChild | ToSupervisor) -> bytes:
+    """A frame."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Splitter:
+    """Cuts a stream of bytes into the bodies of frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Takes what was read and returns the bodies that are complete.
+
+        Raises:
+            ValueError: A frame claims to be larger than 256 MiB.
+        """
+        buffer = self._buffer
+        buffer += data
+        bodies = []
+        start = 0
+        while len(buffer) - start >= 4:
+            (length,) = _LENGTH.unpack_from(buffer, start)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length:,} bytes")
+            end = start + 4 + length
+            if end > len(buffer):
+                break
+            bodies.append(bytes(buffer[start + 4 : end]))
+            start = end
+        del buffer[:start]
+        return bodies
+
+
+def send(sock: socket.socket, message: ToChild | ToSupervisor) -> None:
+    """Sends a frame on a blocking socket."""
+    sock.sendall(encode(message))

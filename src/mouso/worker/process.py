@@ -1,0 +1,181 @@
+"""A child process as its supervisor sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from mouso.clock import SYSTEM
+from mouso.job import Lease, Outcome
+from mouso.worker import WorkerOptions, frames
+from mouso.worker.board import Board, number
+
+READ_AHEAD = 0.05
+"""Seconds of work that a child is given beyond its free slots."""
+MOST_AHEAD = 500
+_PENALTY = 1.0
+_LAST_WORDS = 0.5
+
+
+class ChildProcess(asyncio.Protocol):
+    """One child: its process, its socket, and the claims it holds.
+
+    Args:
+        on_message: Called with the child and each message.
+        on_exit: Called once, with the child, when the process has ended.
+
+    Attributes:
+        leases: Its claims that have no outcome yet, by key.
+        ready: Whether it has said ``Hello``.
+        alone: The suspect that it runs by itself.
+        verdicts: Outcomes decided for jobs because of which it was killed.
+        killed: Whether the supervisor killed it.
+        stops: When which job was asked to stop.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        on_message: Callable[[ChildProcess, frames.ToSupervisor], None],
+        on_exit: Callable[[ChildProcess], None],
+    ) -> None:
+        self.leases: dict[int | str, Lease] = {}
+        self.ready = False
+        self.alone: int | str | None = None
+        self.verdicts: dict[int | str, Outcome] = {}
+        self.killed = False
+        self.stops: dict[int | str, float] = {}
+        self.started = SYSTEM.monotonic()
+        self.board = Board.create(2 * options.concurrency)
+        self._options = options
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._splitter = frames.Splitter()
+        self._rate = 0.0
+        self._mean = 0.0
+        self._last_outcomes = 0.0
+        self._no_ahead_until = 0.0
+        self._transport: asyncio.WriteTransport | None = None
+        self._lost = asyncio.Event()
+        self._process: asyncio.subprocess.Process
+        self._waiter: asyncio.Task[None]
+
+    async def spawn(self) -> None:
+        """Starts the process."""
+        options = self._options
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "mouso.worker.child",
+                str(theirs.fileno()),
+                str(self.board.descriptor),
+                str(options.concurrency),
+                str(options.grace),
+                options.log_level,
+                options.app,
+                options.folder or os.getcwd(),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), self.board.descriptor),
+                start_new_session=True,
+            )
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        self._transport = transport
+        self._waiter = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        await self._process.wait()
+        with contextlib.suppress(TimeoutError):  # what it sent before it died is still being read
+            await asyncio.wait_for(self._lost.wait(), _LAST_WORDS)
+        self._on_exit(self)
+
+    # -- asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        for body in self._splitter.feed(data):
+            self._on_message(self, frames.to_supervisor.decode(body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._lost.set()
+
+    # -- talking
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative for a signal; None while it lives."""
+        return self._process.returncode
+
+    def send(self, message: frames.ToChild) -> None:
+        """Sends a message; to a dead child it is lost, which its exit will settle."""
+        if self._transport is not None:
+            self._transport.write(frames.encode(message))
+
+    def assign(self, leases: list[Lease]) -> None:
+        """Gives it jobs."""
+        if not self.leases:
+            self._last_outcomes = SYSTEM.monotonic()
+        self.leases.update((lease.key, lease) for lease in leases)
+        self.send(frames.Jobs(leases))
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.killed = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Waits until the process is gone and its exit was handled."""
+        await asyncio.shield(self._waiter)
+
+    def close(self) -> None:
+        """Lets go of socket and board."""
+        if self._transport is not None:
+            self._transport.close()
+        self.board.close()
+
+    # -- what it holds
+
+    def running(self) -> list[Lease]:
+        """The claims that it has started and not ended."""
+        numbers = {note.number for note in self.board.read()}
+        return [lease for lease in self.leases.values() if number(lease.key) in numbers]
+
+    def take(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Takes outcomes off its claims and learns how fast it is; returns those of claims it held."""
+        now = SYSTEM.monotonic()
+        held = [o for o in outcomes if self.leases.pop(o.key, None) is not None]
+        if held and now > self._last_outcomes:
+            rate = len(held) / (now - self._last_outcomes)
+            mean = sum(o.run_seconds for o in held) / len(held)
+            self._rate += 0.3 * (rate - self._rate)
+            self._mean += 0.3 * (mean - self._mean)
+            self._last_outcomes = now
+        for outcome in held:
+            self.stops.pop(outcome.key, None)
+        if self.alone is not None and self.alone not in self.leases:
+            self.alone = None
+        return held
+
+    def gave_back(self) -> None:
+        """It had more than it could start: no read-ahead for a while."""
+        self._no_ahead_until = SYSTEM.monotonic() + _PENALTY
+
+    def room(self) -> int:
+        """How many more jobs it may hold: free slots and what it should end within 50 ms."""
+        if not self.ready or self.alone is not None:
+            return 0
+        ahead = 0
+        if self._mean < READ_AHEAD and SYSTEM.monotonic() >= self._no_ahead_until:
+            ahead = min(int(self._rate * READ_AHEAD), MOST_AHEAD)
+        return max(self._options.concurrency + ahead - len(self.leases), 0)

@@ -1,0 +1,176 @@
+"""Moves jobs between broker and children: one exchange at a time, each settling what has ended and claiming what fits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from mouso.brokers.base import BATCH, Broker, Want
+from mouso.clock import SYSTEM
+from mouso.errors import BrokerError
+from mouso.job import Outcome
+from mouso.worker.process import ChildProcess
+from mouso.worker.shares import Turns, deal
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which an idle worker looks by itself: a ring is a hint, polling is the truth."""
+_BACKOFF = (0.05, 1.0)
+
+log = logging.getLogger("mouso.worker")
+
+
+class Broken(Exception):
+    """The broker did not answer; the call can be repeated."""
+
+
+class Line:
+    """The supervisor's way to the broker: verbs run in threads, an outage is one line when it begins and one when it ends."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="mouso-broker")
+        self._down_since: float | None = None
+
+    async def call(self, verb: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls a verb.
+
+        Raises:
+            Broken: It failed in a way that may pass.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            result = await loop.run_in_executor(self._threads, lambda: verb(*args, **kwargs))
+        except BrokerError as error:
+            if self._down_since is None:
+                self._down_since = SYSTEM.monotonic()
+                log.error("the broker does not answer: %s", error)
+            raise Broken(str(error)) from error
+        if self._down_since is not None:
+            log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self._down_since)
+            self._down_since = None
+        return result
+
+    def close(self) -> None:
+        """Ends the threads and the broker's connections."""
+        self.broker.interrupt()
+        self._threads.shutdown()
+        self.broker.close()
+
+
+class Pump:
+    """The exchange loop of one worker.
+
+    Args:
+        children: The live children, looked at anew each time.
+        on_settled: Called with the outcomes that the broker has stored.
+
+    Attributes:
+        claiming: Whether new jobs are wanted.
+        next_due: When the next scheduled job is due, on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        worker: str,
+        turns: Turns,
+        tasks: frozenset[str],
+        children: Callable[[], Collection[ChildProcess]],
+        on_settled: Callable[[list[Outcome]], None],
+    ) -> None:
+        self.claiming = True
+        self.next_due: float | None = None
+        self._line = line
+        self._worker = worker
+        self._turns = turns
+        self._tasks = tasks
+        self._children = children
+        self._on_settled = on_settled
+        self._outcomes: list[Outcome] = []
+        self._unsettled = 0
+        self._news = asyncio.Event()
+        self._bell: asyncio.Task[None] | None = None
+        self._parked: set[str] = set()
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Takes outcomes to be stored with the next exchange."""
+        self._outcomes += outcomes
+        self._news.set()
+
+    def look(self) -> None:
+        """Asks for an exchange: there may be room or work."""
+        self._news.set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether every outcome is stored."""
+        return not self._outcomes and not self._unsettled
+
+    async def run(self) -> None:
+        """Exchanges for as long as it is not cancelled."""
+        pause = _BACKOFF[0]
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                while await self._exchange():
+                    pass
+                pause = _BACKOFF[0]
+            except Broken:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BACKOFF[1])
+                self._news.set()
+                continue
+            if self._bell is None or self._bell.done():
+                self._bell = asyncio.create_task(self._wait_for_bell())
+
+    async def _exchange(self) -> bool:
+        """One exchange; returns whether another one at once is worth while."""
+        outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
+        children = [child for child in self._children() if child.ready] if self.claiming else []
+        rooms = [child.room() for child in children]
+        limit = min(sum(rooms), BATCH)
+        if not outcomes and not limit:
+            return False
+        want = Want(limit=limit, shares=self._turns.shares(limit), tasks=self._tasks)
+        self._unsettled = len(outcomes)
+        try:
+            exchange = await self._line.call(self._line.broker.exchange, self._worker, outcomes, want)
+        except Broken:
+            self._outcomes[:0] = outcomes
+            raise
+        finally:
+            self._unsettled = 0
+        self._note(exchange.fenced, exchange.parked, exchange.next_due)
+        if outcomes:
+            fenced = set(exchange.fenced)
+            self._on_settled([o for o in outcomes if o.key not in fenced] if fenced else outcomes)
+        start = 0
+        for child, count in zip(children, deal(len(exchange.leases), rooms), strict=True):
+            if count:
+                child.assign(exchange.leases[start : start + count])
+                start += count
+        full = len(exchange.leases) == limit > 0
+        return bool(self._outcomes) or (full and any(child.room() for child in children)) or bool(exchange.parked)
+
+    def _note(self, fenced: list[int | str], parked: list[str], next_due: int | None) -> None:
+        if fenced:
+            log.warning("%d outcomes came too late and were fenced: their jobs had been taken over", len(fenced))
+        for task in set(parked) - self._parked:
+            log.warning("no worker knows the task %r; its jobs are parked until one does", task)
+            self._parked.add(task)
+        self.next_due = None if next_due is None else SYSTEM.monotonic() + next_due / 1000
+
+    async def _wait_for_bell(self) -> None:
+        """Waits while idle; a ring, or a second of silence, leads to a look."""
+        try:
+            await self._line.call(self._line.broker.wait, _LOOK_AGAIN)
+        except Broken:
+            await asyncio.sleep(_BACKOFF[1])
+        self._news.set()

@@ -1,0 +1,37 @@
+"""The SQLite broker keeps what every broker guarantees."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mouso.brokers import Broker
+from mouso.brokers.sqlite import SQLiteBroker
+from mouso.config import BrokerURL
+from mouso.testing.clock import FakeClock
+from mouso.testing.conformance import BrokerConformance
+
+
+class TestSQLiteBroker(BrokerConformance):
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        return tmp_path / "jobs.db"
+
+    @pytest.fixture
+    def make_broker(self, file: Path, clock: FakeClock) -> Iterator[Callable[[], Broker]]:
+        url = BrokerURL.parse(f"sqlite:///{file}")
+        made: list[Broker] = []
+
+        def make() -> Broker:
+            made.append(SQLiteBroker(url, clock=clock))
+            return made[-1]
+
+        yield make
+        for broker in made:
+            broker.close()
+
+    @pytest.fixture
+    def make_connection(self, file: Path) -> Callable[[], Any]:
+        return lambda: sqlite3.connect(file)

@@ -1,0 +1,71 @@
+"""Helpers that every suite may use: waiting for a condition, and a free port."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import TypeVar, overload
+
+T = TypeVar("T")
+
+
+def wait_until(
+    condition: Callable[[], T], timeout: float = 10, interval: float = 0.01, message: str = ""
+) -> T:
+    """Returns the condition's value as soon as it is true; use it where a test would sleep.
+
+    Args:
+        condition: Called again and again; an exception from it ends the wait.
+        timeout: Seconds.
+        interval: Seconds between two calls.
+        message: What was waited for; the condition's name by default.
+
+    Raises:
+        AssertionError: It was not true in time; the message holds its last value.
+    """
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() >= deadline:
+            raise AssertionError(_too_late(condition, message, timeout, value))
+        time.sleep(interval)
+    return value
+
+
+@overload
+async def wait_until_async(
+    condition: Callable[[], Awaitable[T]], timeout: float = ..., interval: float = ..., message: str = ...
+) -> T: ...
+@overload
+async def wait_until_async(
+    condition: Callable[[], T], timeout: float = ..., interval: float = ..., message: str = ...
+) -> T: ...
+async def wait_until_async(
+    condition: Callable[[], object],
+    timeout: float = 10,
+    interval: float = 0.01,
+    message: str = "",
+) -> object:
+    """Does what `wait_until` does without blocking the event loop; the condition may be a coroutine."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = condition()
+        value = await answer if isawaitable(answer) else answer
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(_too_late(condition, message, timeout, value))
+        await asyncio.sleep(interval)
+
+
+def _too_late(condition: object, message: str, timeout: float, value: object) -> str:
+    what = message or getattr(condition, "__qualname__", repr(condition))
+    return f"not true within {timeout:g} s: {what} (last value: {value!r})"
+
+
+def free_port() -> int:
+    """Returns a TCP port of the loopback interface that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The project's own checks and set-up; standard library only."""
