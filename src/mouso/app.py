@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import BATCH, JobFilter, QueueInfo, Retention, WorkerInfo
@@ -31,20 +31,38 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Handler)
+Coro = Coroutine[Any, Any, R]
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
+class _Whatever:
+    """Stands for any type in ``Mouso.task``; nobody makes one."""
+
+
 class TaskDecorator(Protocol):
-    """What ``app.task(...)`` returns: makes a task of a function."""
+    """What ``app.task(...)`` returns: makes a task of a function. See ``Mouso.task`` for the order of the overloads."""
 
     @overload
-    def __call__(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[_Whatever, ...], Coro[R]], /) -> AsyncTask[..., R]: ...
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def __call__(self, function: Callable[Concatenate[_Whatever, ...], R], /) -> Task[..., R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], Coro[R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coro[R]], /) -> AsyncTask[P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BoundTaskDecorator(Protocol):
+    """What ``app.task(bind=True)`` returns: the first parameter is the context, whatever its annotation."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coro[R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
 class Mouso:
@@ -132,25 +150,29 @@ class Mouso:
 
     # -- tasks
 
+    # A first parameter that takes anything (``object``, ``Any``, no annotation) would take a ``Context`` as well, but
+    # is an ordinary one: the overloads with ``_Whatever`` catch it first, and leave its arguments unchecked.
     @overload
-    def task(self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def task(self, function: Callable[Concatenate[_Whatever, ...], Coro[R]], /) -> AsyncTask[..., R]: ...
     @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    def task(self, function: Callable[Concatenate[_Whatever, ...], R], /) -> Task[..., R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], Coro[R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, Coro[R]], /) -> AsyncTask[P, R]: ...
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(self, *, name: str | None = None, bind: bool = False, **options: Unpack[Options]) -> TaskDecorator: ...
     def task(
-        self,
-        function: Any = None,
-        /,
-        *,
-        name: str | None = None,
-        bind: bool = False,
-        **options: Unpack[Options],
-    ) -> Any:
+        self, /, *, name: str | None = None, bind: Literal[False] = False, **options: Unpack[Options]
+    ) -> TaskDecorator: ...
+    @overload
+    def task(
+        self, /, *, name: str | None = None, bind: Literal[True], **options: Unpack[Options]
+    ) -> BoundTaskDecorator: ...
+    def task(self, function: Any = None, /, *, name: str | None = None, bind: bool = False, **options: Any) -> Any:
         """Registers a function as a task; also usable with arguments, ``@app.task(queue="mail")``.
 
         Args:
@@ -164,12 +186,14 @@ class Mouso:
             OptionError: An option is unknown or out of its range.
         """
 
+        given = cast(Options, options)  # checked by Task
+
         def register(function: Callable[..., Any]) -> Task[..., Any]:
             cls: type[Task[..., Any]] = AsyncTask if inspect.iscoroutinefunction(function) else Task
-            task: Task[..., Any] = cls(self, function, name=name, bind=bind, options=options)
+            task: Task[..., Any] = cls(self, function, name=name, bind=bind, options=given)
             if task.name in self.tasks:
                 raise ConfigError(f"a task called {task.name!r} is registered already; give one of them another name=")
-            self._require_capabilities(task.name, options)
+            self._require_capabilities(task.name, given)
             self.tasks[task.name] = task
             return task
 

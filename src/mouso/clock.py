@@ -12,12 +12,16 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
+from mouso.errors import shown
+
 Duration = float | int | str | timedelta
 MAX_SECONDS = 100 * 366 * 86_400.0
 """The longest duration that is accepted: about a hundred years."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d|w))+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII)
+_EXAMPLES = 'write seconds or "90s", "10m", "1h30m", "2d"'
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 
 
@@ -37,6 +41,9 @@ class Clock:
         return time.monotonic()
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = 9_223_372_036
+_MS = timedelta(milliseconds=1)
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 SYSTEM = Clock()
@@ -56,30 +63,32 @@ def seconds(value: Duration, name: str = "duration") -> float:
         ValueError: It is no duration, not finite, or longer than a hundred years.
     """
     if isinstance(value, timedelta):
-        number = value.total_seconds()
+        number: float = value.total_seconds()
     elif isinstance(value, str):
-        text = value.strip().lower()
-        if _DURATION.fullmatch(text):
-            number = math.fsum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
-        else:
-            try:
-                number = float(text)
-            except ValueError:
-                raise ValueError(
-                    f'{name}={value!r} is no duration; write seconds or "90s", "10m", "1h30m", "2d"'
-                ) from None
+        number = _read(value, name)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value) if abs(value) <= MAX_SECONDS else math.inf
+        number = value
     else:
         raise ValueError(f"{name} must be seconds, a timedelta or text such as '10m', not {type(value).__name__}")
-    if not math.isfinite(number) or number > MAX_SECONDS:
-        raise ValueError(f"{name}={value!r} is longer than a hundred years")
-    return max(number, 0.0)
+    if number != number or number == -math.inf:
+        raise ValueError(f"{name}={shown(value)} is no duration; {_EXAMPLES}")
+    if number > MAX_SECONDS:
+        raise ValueError(f"{name}={shown(value)} is longer than a hundred years")
+    return float(number) if number > 0 else 0.0
+
+
+def _read(value: str, name: str) -> float:
+    text = value.strip().lower()
+    if _DURATION.fullmatch(text):
+        return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    raise ValueError(f"{name}={shown(value)} is no duration; {_EXAMPLES}")
 
 
 def millis(value: Duration, name: str = "duration") -> int:
     """Reads a duration as whole milliseconds, rounded up so that a wait is never cut short."""
-    return math.ceil(seconds(value, name) * 1000)
+    return math.ceil(round(seconds(value, name) * 1000, 6))  # 2.007 * 1000 is a little more than 2007
 
 
 def instant(value: datetime | int | float, name: str = "eta") -> int:
@@ -91,16 +100,16 @@ def instant(value: datetime | int | float, name: str = "eta") -> int:
     if isinstance(value, datetime):
         if value.tzinfo is None or value.utcoffset() is None:
             raise ValueError(f"{name}={value.isoformat()} has no time zone; use datetime.now(timezone.utc) + …")
-        number = value.timestamp()
+        ms = (value - _EPOCH) // _MS
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
+        ms = int(round(value * 1000, 3)) if 0 <= value < _END else -1
     else:
         raise ValueError(f"{name} must be an aware datetime, not {type(value).__name__}")
-    if not 0 <= number < 9_223_372_036:
-        raise ValueError(f"{name}={value!r} lies outside the years 1970 to 2262")
-    return int(number * 1000)
+    if not 0 <= ms < _END * 1000:
+        raise ValueError(f"{name}={shown(value)} lies outside the years 1970 to 2262")
+    return ms
 
 
 def moment(ms: int) -> datetime:
     """Converts ms since the epoch to an aware datetime in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return _EPOCH + ms * _MS

@@ -8,39 +8,58 @@ is refused where it can still be mended. That check costs about 0.5 µs a call.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import importlib
 import inspect
 import math
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from mouso.errors import ArgumentError, BadPayload, ConfigError, PayloadTooDeep, PayloadTooLarge, ResultError
+from mouso.errors import (
+    ArgumentError,
+    BadPayload,
+    ConfigError,
+    JobRejected,
+    PayloadTooDeep,
+    PayloadTooLarge,
+    ResultError,
+    shown,
+)
 
 Codec = Literal["json", "msgpack"]
 CODECS: tuple[str, ...] = get_args(Codec)
+MAX_DEPTH = 200
+"""How deep arguments and results may be nested: far less than what ends in a RecursionError, here or in a worker."""
 
 _P = inspect.Parameter
+_FLAT = frozenset({_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY})
+_VARIADIC = frozenset({_P.VAR_POSITIONAL, _P.VAR_KEYWORD})
 
 
 def _enc_hook(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if _is_pydantic(type(value)):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     raise NotImplementedError(f"a {type(value).__qualname__} cannot be encoded")
 
 
-def _dec_hook(kind: type, value: Any) -> Any:
+def _dec_hook(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return kind(value)
     if _is_pydantic(kind):
-        return kind.model_validate(value)  # type: ignore[attr-defined]  # known to be a pydantic model
+        return kind.model_validate_json(_JSON.encode(value))
     raise NotImplementedError(f"a {getattr(kind, '__qualname__', kind)} cannot be restored")
 
 
@@ -49,15 +68,16 @@ def _is_pydantic(kind: Any) -> bool:
     return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
 
+_JSON = msgspec.json.Encoder(enc_hook=_enc_hook)
 _ENCODERS: dict[str, msgspec.json.Encoder | msgspec.msgpack.Encoder] = {
-    "json": msgspec.json.Encoder(enc_hook=_enc_hook),
+    "json": _JSON,
     "msgpack": msgspec.msgpack.Encoder(enc_hook=_enc_hook),
 }
 
 
-def _decoder(kind: Any, codec: str) -> msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]:
+def _decoder(kind: Any, codec: str) -> Any:
     make: Any = msgspec.json.Decoder if codec == "json" else msgspec.msgpack.Decoder
-    return make(kind, dec_hook=_dec_hook)  # type: ignore[no-any-return]  # one of the two decoders
+    return make(kind, dec_hook=_dec_hook)
 
 
 class Signature:
@@ -69,7 +89,7 @@ class Signature:
         injected: Parameters that the worker fills in by itself.
 
     Raises:
-        ConfigError: The function's signature cannot be read.
+        ConfigError: The function's signature cannot be read, or an annotation cannot be restored from JSON.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], injected: frozenset[str] = frozenset()) -> None:
@@ -82,58 +102,57 @@ class Signature:
             ) from None
         hints = type_hints(function)
         parameters = [p for p in signature.parameters.values() if p.name not in injected]
+        self._injected = injected
         self._signature = signature.replace(parameters=parameters)
-        self._plain = all(p.kind is _P.POSITIONAL_OR_KEYWORD for p in parameters)
-        self._required = all(p.default is _P.empty for p in parameters)
         self._kinds = {p.name: p.kind for p in parameters}
-        self._hints = {p.name: hints.get(p.name, Any) for p in parameters}
-        self._adapters: dict[str, Any] = {}
-        self._args: Any = msgspec.defstruct(
-            "Arguments", [self._field(p) for p in parameters], forbid_unknown_fields=True
-        )
+        self._names = tuple(self._kinds)
+        self._adapters: dict[str, _Adapter] = {}
+        self._hints = {p.name: self._hint(p, hints.get(p.name, Any)) for p in parameters}
+        self._unresolved = {p.name: p.annotation for p in parameters if _is_unresolved(p, self._hints)}
+        self._flat = _FLAT.issuperset(self._kinds.values()) and not self._adapters
+        self._positional = _P.KEYWORD_ONLY not in self._kinds.values() and self._flat
+        self._required = all(p.default is _P.empty for p in parameters)
+        self._args = self._struct(parameters)
         self._decoders = {codec: _decoder(self._args, codec) for codec in CODECS}
         returns = hints.get("return", Any)
-        self._result_decoders = {codec: self._result_decoder(returns, codec) for codec in CODECS}
+        self._result_adapter = None if _is_usable(returns) else _adapter(returns)
+        plain = Any if not _is_usable(returns) else returns
+        self._result_decoders = {codec: _decoder(plain, codec) for codec in CODECS}
 
-    def _field(self, parameter: inspect.Parameter) -> tuple[str, Any] | tuple[str, Any, Any]:
-        hint = self._hints[parameter.name]
+    def _hint(self, parameter: inspect.Parameter, hint: Any) -> Any:
+        """The type to decode a parameter into."""
         if parameter.kind is _P.VAR_POSITIONAL:
-            return parameter.name, types.GenericAlias(tuple, (hint, ...)), ()
+            many = types.GenericAlias(tuple, (hint, ...))
+            return many if _is_usable(many) else tuple[Any, ...]
         if parameter.kind is _P.VAR_KEYWORD:
-            return parameter.name, types.GenericAlias(dict, (str, hint)), msgspec.field(default_factory=dict)
-        try:
-            _decoder(hint, "json")
-        except TypeError:
-            hint = self._adapt(parameter.name, hint)
-        if parameter.default is _P.empty and self._all_before_required(parameter):
-            return parameter.name, hint
-        return parameter.name, typing.Union[hint, UnsetType], UNSET  # noqa: UP007  # built at run time
-
-    def _all_before_required(self, parameter: inspect.Parameter) -> bool:
-        """Struct fields without default cannot follow one with; keyword-only parameters may."""
-        for other in self._signature.parameters.values():
-            if other.name == parameter.name:
-                return True
-            if other.default is not _P.empty or other.kind in (_P.VAR_POSITIONAL, _P.VAR_KEYWORD):
-                return False
-        return True
-
-    def _adapt(self, name: str, hint: Any) -> Any:
-        """Lets pydantic handle a hint that msgspec refuses, such as ``Model | int``."""
-        pydantic = sys.modules.get("pydantic")
-        if pydantic is None:
+            if typing.get_origin(hint) is typing.Unpack:
+                return get_args(hint)[0]
+            many = types.GenericAlias(dict, (str, hint))
+            return many if _is_usable(many) else dict[str, Any]
+        if _is_usable(hint):
+            return hint
+        adapter = _adapter(hint)
+        if adapter is None:
             raise ConfigError(
-                f"task {self.name}: the annotation {hint} of argument {name!r} cannot be restored from JSON; "
-                "use a plainer one, or install pydantic and import it first"
+                f"task {self.name}: the annotation {hint} of argument {parameter.name!r} cannot be restored from JSON; "
+                "use a plainer one, or install pydantic"
             )
-        self._adapters[name] = pydantic.TypeAdapter(hint)
+        self._adapters[parameter.name] = adapter
         return Any
 
-    def _result_decoder(self, hint: Any, codec: str) -> Any:
-        try:
-            return _decoder(hint, codec)
-        except TypeError:
-            return _decoder(Any, codec)
+    def _struct(self, parameters: Sequence[inspect.Parameter]) -> Any:
+        """A class whose fields are the parameters, and whose constructor binds a call as the function does."""
+        fields: dict[bool, list[Any]] = {True: [], False: []}
+        for p in parameters:
+            hint: Any = self._hints[p.name]
+            default: tuple[Any, ...] = ()
+            if p.kind in _VARIADIC:
+                default = (msgspec.field(default_factory=tuple if p.kind is _P.VAR_POSITIONAL else dict),)
+            elif p.default is not _P.empty:
+                hint, default = typing.Union[hint, UnsetType], (UNSET,)  # noqa: UP007  # built at run time
+            fields[not self._flat or p.kind is _P.KEYWORD_ONLY].append((p.name, hint, *default))
+        named = msgspec.defstruct("Named", fields[True], kw_only=True)
+        return msgspec.defstruct("Arguments", fields[False], bases=(named,), forbid_unknown_fields=True)
 
     # -- arguments
 
@@ -149,27 +168,31 @@ class Signature:
         """
         bound = self._bind(args, kwargs)
         try:
-            payload = _ENCODERS[codec].encode(bound)
+            wire = bound if not self._adapters else self._dump(bound)
+            payload = _ENCODERS[codec].encode(wire)
+            size = len(payload)
+            if size > limit:
+                raise PayloadTooLarge(
+                    f"task {self.name}: the arguments take {size:,} bytes, the limit is {limit:,}; "
+                    "store the data elsewhere and pass its key, or raise payload_limit"
+                )
+            if size > MAX_DEPTH and _is_deep(payload, codec, wire):
+                raise RecursionError
             restored = self._decoders[codec].decode(payload)
             if restored != bound or self._adapters:
                 self._compare(bound, restored)
-        except ArgumentError:
+        except JobRejected:
             raise
         except RecursionError:
             raise PayloadTooDeep(
-                f"task {self.name}: the arguments are nested too deeply or contain themselves"
+                f"task {self.name}: the arguments contain themselves or are nested deeper than {MAX_DEPTH} levels"
             ) from None
         except Exception as error:
             raise self._explain(bound, codec, error) from None
-        if len(payload) > limit:
-            raise PayloadTooLarge(
-                f"task {self.name}: the arguments take {len(payload):,} bytes, the limit is {limit:,}; "
-                "store the data elsewhere and pass its key, or raise payload_limit"
-            )
         return payload
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._plain and not self._adapters:
+        if self._flat:
             try:
                 return self._args(*args, **kwargs)
             except TypeError:
@@ -178,43 +201,62 @@ class Signature:
             bound = self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise ArgumentError(f"task {self.name}: {error}; it takes {self._signature}") from None
-        try:
-            for name, adapter in self._adapters.items():
-                if name in bound:
-                    bound[name] = adapter.dump_python(bound[name], mode="json")
-        except Exception as error:
-            raise ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(error)}") from None
+        for name in self._injected:
+            if name in kwargs:
+                raise ArgumentError(f"task {self.name}: argument {name!r} is filled in by the worker; leave it out")
         return self._args(**bound)
+
+    def _dump(self, bound: Any) -> Any:
+        """The arguments with those that pydantic handles in their JSON form."""
+        dumped = {}
+        for name, adapter in self._adapters.items():
+            value = getattr(bound, name)
+            if value is not UNSET:
+                try:
+                    dumped[name] = adapter.dump(value)
+                except Exception as error:
+                    raise ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(error)}") from None
+        return msgspec.structs.replace(bound, **dumped)
 
     def _explain(self, bound: Any, codec: str, error: Exception) -> ArgumentError:
         """The error for the first argument that does not survive by itself."""
-        for name in self._args.__struct_fields__:
+        for name, hint in self._hints.items():
             value = getattr(bound, name)
-            if value is UNSET:
+            if value is UNSET or name in self._adapters:
                 continue
-            hint = Any if name in self._adapters else self._wire_hint(name)
             try:
-                _decoder(hint, codec).decode(_ENCODERS[codec].encode(value))
+                restored = _decoder(hint, codec).decode(_ENCODERS[codec].encode(value))
+                bool(restored == value)
             except Exception as own:
                 return ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(own)}")
         return ArgumentError(f"task {self.name}: the arguments cannot be encoded: {_first_line(error)}")
 
-    def _wire_hint(self, name: str) -> Any:
-        hint, kind = self._hints[name], self._kinds[name]
-        if kind is _P.VAR_POSITIONAL:
-            return types.GenericAlias(tuple, (hint, ...))
-        return types.GenericAlias(dict, (str, hint)) if kind is _P.VAR_KEYWORD else hint
-
     def _compare(self, bound: Any, restored: Any) -> None:
-        for name in self._args.__struct_fields__:
+        for name in self._names:
             before, after = getattr(bound, name), getattr(restored, name)
-            if name in self._adapters:
-                self._adapters[name].validate_python(after)
-            elif not _same(before, after):
+            if before is UNSET:
+                continue
+            try:
+                if name in self._adapters:
+                    after = self._adapters[name].load(after)
+                same = _same(before, after)
+            except RecursionError:
+                raise
+            except Exception as error:
+                raise ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(error)}") from None
+            if not same:
                 raise ArgumentError(
                     f"task {self.name}: argument {name!r}: {_kind(before)} would arrive as {_kind(after)}; "
-                    "annotate the parameter with the type you pass"
+                    + self._remedy(name)
                 )
+
+    def _remedy(self, name: str) -> str:
+        if name in self._unresolved:
+            return (
+                f"the annotation {self._unresolved[name]!r} cannot be resolved when the task is declared: define or "
+                "import it before, outside of TYPE_CHECKING"
+            )
+        return "annotate the parameter with the type you pass"
 
     def decode(self, payload: bytes, codec: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Decodes stored arguments into the task's own types.
@@ -225,42 +267,45 @@ class Signature:
         Raises:
             BadPayload: The bytes are no arguments of this task.
         """
+        decoder = self._decoders.get(codec)
+        if decoder is None:
+            raise BadPayload(f"the payload's codec {shown(codec)} is unknown")
         try:
-            arguments = self._decoders[codec].decode(payload)
-            if self._plain and not self._adapters:
-                values = msgspec.structs.astuple(arguments)
-                if self._required or UNSET not in values:
-                    return values, {}
-            return self._spread(arguments)
+            arguments = decoder.decode(payload)
+            if not self._positional:
+                return self._spread(arguments)
+            values = msgspec.structs.astuple(arguments)
+            if self._required or UNSET not in values:
+                return values, {}
+            gap = values.index(UNSET)
+            rest = zip(self._names[gap:], values[gap:], strict=True)
+            return values[:gap], {name: value for name, value in rest if value is not UNSET}
         except RecursionError:
             raise BadPayload("the payload is nested too deeply") from None
-        except KeyError:
-            raise BadPayload(f"the payload's codec {codec!r:.40} is unknown") from None
         except Exception as error:
-            preview = payload[:16].hex(" ")
             raise BadPayload(
-                f"the payload does not fit task {self.name}: {_first_line(error)} (starts {preview})"
+                f"the payload does not fit task {self.name}: {_first_line(error)} (starts {_preview(payload)})"
             ) from None
 
     def _spread(self, arguments: Any) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
+        gap = ""
         for name, kind in self._kinds.items():
             value = getattr(arguments, name)
             if value is UNSET:
+                gap = gap or name
                 continue
             if name in self._adapters:
-                value = self._adapters[name].validate_python(value)
-            if kind is _P.VAR_POSITIONAL:
-                args.extend(value)
-            elif kind is _P.VAR_KEYWORD:
+                value = self._adapters[name].load(value)
+            if kind is _P.VAR_KEYWORD:
                 kwargs.update(value)
-            elif (
-                kind is _P.KEYWORD_ONLY
-                or (kind is _P.POSITIONAL_OR_KEYWORD and kwargs)
-                or (kind is _P.POSITIONAL_OR_KEYWORD and len(args) < list(self._kinds).index(name))
-            ):
+            elif kind is _P.KEYWORD_ONLY or (gap and kind is _P.POSITIONAL_OR_KEYWORD):
                 kwargs[name] = value
+            elif gap and (kind is _P.POSITIONAL_ONLY or value):
+                raise ValueError(f"argument {name!r} is given without {gap!r} before it")
+            elif kind is _P.VAR_POSITIONAL:
+                args.extend(value)
             else:
                 args.append(value)
         return args, kwargs
@@ -277,14 +322,25 @@ class Signature:
             return None
         try:
             encoded = _ENCODERS[codec].encode(value)
+            size = len(encoded)
+            if size > MAX_DEPTH and size <= limit and _is_deep(encoded, codec, value):
+                raise RecursionError
+            lost = size >= 4 and codec == "json" and encoded.find(b"null") >= 0 and _has_nan(value)
         except RecursionError:
-            raise ResultError(f"the result of task {self.name} is nested too deeply or contains itself") from None
+            raise ResultError(
+                f"the result of task {self.name} contains itself or is nested deeper than {MAX_DEPTH} levels"
+            ) from None
         except Exception as error:
             raise ResultError(f"the result of task {self.name} cannot be stored: {_first_line(error)}") from None
-        if len(encoded) > limit:
+        if size > limit:
             raise ResultError(
-                f"the result of task {self.name} takes {len(encoded):,} bytes, the limit is {limit:,}; "
+                f"the result of task {self.name} takes {size:,} bytes, the limit is {limit:,}; "
                 "store it elsewhere and return its key"
+            )
+        if lost:
+            raise ResultError(
+                f"the result of task {self.name} holds NaN or Infinity, which JSON cannot; "
+                'return None in its place, or declare the task with codec="msgpack"'
             )
         return encoded
 
@@ -297,11 +353,42 @@ class Signature:
         if encoded is None:
             return None
         try:
-            return self._result_decoders[codec].decode(encoded)
+            value = self._result_decoders[codec].decode(encoded)
+            return value if self._result_adapter is None else self._result_adapter.load(value)
         except Exception as error:
             raise ResultError(
                 f"the result of task {self.name} does not fit its return annotation: {_first_line(error)}"
             ) from None
+
+
+class _Adapter:
+    """Lets pydantic handle a type that msgspec refuses, such as ``Model | int``."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def dump(self, value: Any) -> Any:
+        return self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
+
+    def load(self, value: Any) -> Any:
+        return self._adapter.validate_json(_JSON.encode(value))
+
+
+def _adapter(hint: Any) -> _Adapter | None:
+    """pydantic's way of handling a type; None if it is not installed or cannot either."""
+    try:
+        return _Adapter(importlib.import_module("pydantic").TypeAdapter(hint))
+    except Exception:
+        return None
+
+
+def _is_usable(hint: Any) -> bool:
+    """Whether msgspec can decode into a type."""
+    try:
+        _decoder(hint, "json")
+    except Exception:
+        return False
+    return True
 
 
 def decode_plain(encoded: bytes | None, codec: str) -> Any:
@@ -315,51 +402,128 @@ def decode_plain(encoded: bytes | None, codec: str) -> Any:
     try:
         return _decoder(Any, codec).decode(encoded)
     except Exception as error:
-        raise BadPayload(f"undecodable bytes: {_first_line(error)} (start {encoded[:16].hex(' ')})") from None
+        raise BadPayload(f"undecodable bytes: {_first_line(error)} (start {_preview(encoded)})") from None
 
 
 def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a function as types; one that cannot be resolved counts as Any."""
+    while isinstance(function, functools.partial):
+        function = function.func
     function = inspect.unwrap(function)
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    local = _surroundings(function)
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return typing.get_type_hints(function, None, local, include_extras=True)
     except Exception:
         hints: dict[str, Any] = {}
         for name, hint in getattr(function, "__annotations__", {}).items():
             holder = types.SimpleNamespace(__annotations__={name: hint})
             try:
-                hints |= typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)
+                hints |= typing.get_type_hints(holder, getattr(function, "__globals__", {}), local, include_extras=True)
             except Exception:
                 hints[name] = Any
         return hints
 
 
+def _surroundings(function: Any) -> dict[str, Any] | None:
+    """The local variables around a function that is defined in another one which still runs."""
+    outer, nested, _ = getattr(function, "__qualname__", "").rpartition(".<locals>.")
+    frame = sys._getframe(1) if nested else None
+    while frame is not None:
+        if frame.f_code.co_qualname == outer and frame.f_globals is getattr(function, "__globals__", None):
+            return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+def _is_unresolved(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
+    text = parameter.annotation
+    return isinstance(text, str) and hints[parameter.name] is Any and text.rpartition(".")[2] != "Any"
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _is_deep(encoded: bytes, codec: str, value: Any) -> bool:
+    """Whether something encoded is nested deeper than ``MAX_DEPTH``."""
+    if codec != "json":
+        try:
+            encoded = _JSON.encode(value)
+        except RecursionError:
+            raise
+        except Exception:
+            return False  # JSON lacks such keys; the worker's own limit holds
+    if encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
+        return False
+    return not _folds(encoded) and not _folds(_STRING.sub(b"", encoded))
+
+
+def _folds(encoded: bytes) -> bool:
+    """Whether nothing is left once ``MAX_DEPTH`` times every pair of brackets without content was taken away."""
+    brackets = encoded.translate(_BRACKETS, _OTHERS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
+
+
+def _has_nan(value: Any) -> bool:
+    """Whether a value holds a number that JSON lacks."""
+    return _is_nan(msgspec.to_builtins(value, enc_hook=_enc_hook))
+
+
+def _is_nan(plain: Any) -> bool:
+    if isinstance(plain, dict):
+        return any(map(_is_nan, plain.values()))
+    if isinstance(plain, (list, tuple)):
+        return any(map(_is_nan, plain))
+    return isinstance(plain, float) and not math.isfinite(plain)
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, (bytes, bytearray, memoryview)) and isinstance(b, bytes):
-        return bytes(a) == b
-    if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
-        return math.isnan(b)
-    if type(a) is type(b) and "__eq__" not in {name for cls in type(a).__mro__[:-1] for name in vars(cls)}:
-        return True  # no way to compare, but restored to its own type
+    match a, b:
+        case (list() | tuple(), list() | tuple()):
+            if isinstance(b, list) and hasattr(a, "_fields"):
+                return False  # a named tuple has lost its names
+            return len(a) == len(b) and all(map(_same, a, b))
+        case (Mapping(), Mapping()):
+            return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        case (bytes() | bytearray() | memoryview(), bytes()):
+            return bytes(a) == b
+        case (float() | Decimal(), float() | Decimal()) if a != a:
+            return b != b
+        case (datetime(), datetime()) if a.utcoffset() is not None and b.utcoffset() is not None:
+            return a.astimezone(UTC) == b.astimezone(UTC)  # == is never true in the doubled hour of a zone
+    if type(a) is type(b):
+        if isinstance(a, msgspec.Struct):
+            return all(_same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
+        if dataclasses.is_dataclass(a):
+            return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+        if not any("__eq__" in vars(cls) for cls in type(a).__mro__[:-1]):
+            return True  # no way to compare, but restored to its own type
     return bool(a == b)
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if value is None:
-        return "None"
-    return f"a {type(value).__qualname__}"
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    name = type(value).__qualname__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _preview(payload: object) -> str:
+    return payload[:16].hex(" ") if isinstance(payload, bytes) else shown(payload)
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    if isinstance(error, NotImplementedError | RecursionError) and not text:
-        return type(error).__name__
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
     lines = text.splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:3])[:300]

@@ -142,6 +142,15 @@ class ResultError(JobError):
     """A result cannot be encoded, is too large, or does not fit its annotation."""
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it: its ``repr``, at most 80 characters, whatever the value does about it."""
+    try:
+        text = repr(value)
+    except Exception:  # ints of more than 4,300 digits, and what others write
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 class JobControl(Exception):
     """The base of what a task raises to say what becomes of its own job."""
 

@@ -84,6 +84,14 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
 )
 """``{from: {to: what causes it}}``; a pair that is not here never happens."""
 
+
+
+def check_transition(old: JobState, new: JobState) -> None:
+    """Raises ``ValueError`` for a move that ``TRANSITIONS`` does not have."""
+    if new not in TRANSITIONS[old]:
+        raise ValueError(f"a job cannot go from {old} to {new}")
+
+
 MAX_CRASHES = 3
 """A job whose process dies under it this often is dead with the reason ``poison``."""
 
@@ -118,7 +126,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         attempts: Runs in all, 1..1,000,000.
-        timeout: Seconds per attempt.
+        timeout: Seconds per attempt, 0 for no limit.
         backoff: ``(base seconds, factor, cap seconds, jitter 0..1)``, see ``retry.Backoff``.
         retry_on: Qualified names of exception classes; matched against the raised class and its bases, never imported.
         discard_on: Likewise.

@@ -137,7 +137,7 @@ def _import(name: str, attribute: str, folder: Path | None) -> ModuleType:
 
 def _failed(name: str, error: BaseException, folder: Path | None) -> ConfigError:
     """The error for a module that was found but could not be imported."""
-    where = _place(error, folder)
+    where = _place(name, error, folder)
     if isinstance(error, SystemExit):
         return ConfigError(
             f"cannot import {name!r}: {where} calls sys.exit({_exit_code(error)}) when it is imported; "
@@ -166,17 +166,26 @@ def _own_frames(error: BaseException) -> list[tuple[str, int]]:
     return [(file, line) for file, line in frames if file not in machinery and not file.startswith("<frozen ")]
 
 
-def _place(error: BaseException, folder: Path | None) -> str:
+def _place(name: str, error: BaseException, folder: Path | None) -> str:
     """Where it happened: the innermost line of the app's own code, such as ``shop.py, line 3``."""
     frames = _own_frames(error)
     if isinstance(error, SyntaxError) and error.filename and os.path.isabs(error.filename):
         frames.append((error.filename, error.lineno or 0))
     if not frames:
-        return "its import"
+        return _origin(name)
     own = [frame for frame in frames if folder is not None and _is_own(Path(frame[0]), folder)]
     file, line = (own or frames)[-1]
     shown = str(Path(file).relative_to(folder)) if own and folder is not None else file
     return f"{shown}, line {line}" if line else shown
+
+
+def _origin(name: str) -> str:
+    """The file of a module that Python could not even read."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, OSError):
+        spec = None
+    return (spec and spec.origin) or "its file"
 
 
 def _is_own(file: Path, folder: Path) -> bool:
@@ -231,9 +240,10 @@ def _holds_python(folder: Path) -> bool:
 def _check_shadowed(module: ModuleType, folder: Path | None) -> None:
     """Refuses a module that Python itself had loaded before a file of the same name in the folder could be."""
     name = module.__name__
-    if folder is not None and name in sys.stdlib_module_names and (folder / f"{name}.py").is_file():
-        if not _is_own(Path(getattr(module, "__file__", None) or ""), folder):
-            raise ConfigError(f"{folder / name}.py has the name of Python's own module {name!r}; rename the file")
+    if folder is None or name not in sys.stdlib_module_names or _is_own(Path(_file(module)), folder):
+        return
+    if (folder / f"{name}.py").is_file():
+        raise ConfigError(f"{folder / name}.py has the name of Python's own module {name!r}; rename the file")
 
 
 def _named_app(module: ModuleType, attribute: str) -> Mouso:
@@ -279,4 +289,4 @@ def _apps(module: ModuleType) -> dict[str, Mouso]:
 
 
 def _file(module: ModuleType) -> str:
-    return getattr(module, "__file__", None) or "a namespace package or built-in module"
+    return vars(module).get("__file__") or "a namespace package or built-in module"

@@ -11,12 +11,14 @@ import msgspec
 
 from mouso.clock import Duration, instant, millis, seconds
 from mouso.codec import CODECS
-from mouso.errors import OptionError
+from mouso.config import closest
+from mouso.errors import OptionError, shown
 from mouso.job import JobOptions, UniqueScope, check_id, check_name
-from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name
+from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name, exponential
 
 MAX_ATTEMPTS = 1_000_000
 MAX_HEADERS = 16 << 10
+"""Bytes of UTF-8."""
 AUTO = "\0auto"
 """Stands in a template for a unique key made from the task's name and the arguments."""
 
@@ -121,6 +123,8 @@ def task_defaults(given: Options, task: str) -> tuple[Template, RunSettings]:
     for name in ("id", "eta", "headers"):
         if given.get(name) is not None:
             raise OptionError(f"task {task}: {name}= belongs to one job; give it to .options()")
+    if isinstance(given.get("expires"), datetime):
+        raise OptionError(f"task {task}: expires= at an instant belongs to one job; give a duration, or use .options()")
     everything: dict[str, Any] = dict(given)
     runs: Any = {name: value for name, value in everything.items() if name in _RUN_OPTIONS}
     jobs: Any = {name: value for name, value in everything.items() if name not in _RUN_OPTIONS}
@@ -128,17 +132,19 @@ def task_defaults(given: Options, task: str) -> tuple[Template, RunSettings]:
         overrides = _overrides(runs, functions=True)
     except ValueError as error:
         raise OptionError(f"task {task}: {error}") from None
-    policy = {name: overrides[name] for name in ("attempts", "retry_on", "discard_on") if name in overrides}
+    policy: dict[str, Any] = {n: overrides[n] for n in ("attempts", "retry_on", "discard_on") if n in overrides}
     if "backoff" in overrides:
         backoff = overrides["backoff"]
         policy["backoff"] = Backoff(*backoff) if isinstance(backoff, tuple) else backoff
-    rest = {name: overrides[name] for name in ("timeout", "keep_result") if name in overrides}
-    return template(Template(), jobs, task), RunSettings(policy=RetryPolicy(**policy), **rest)
+    settings = RunSettings(
+        policy=RetryPolicy(**policy),
+        timeout=overrides.get("timeout") or None,
+        keep_result=overrides.get("keep_result", True),
+    )
+    return template(Template(), jobs, task), settings
 
 
 def _check_known(given: Options, task: str) -> None:
-    from mouso.config import closest
-
     for name in given:
         if name not in Options.__annotations__:
             hint = closest(name, Options.__annotations__) or "see Task.options"
@@ -154,18 +160,16 @@ def _place(changes: dict[str, Any], given: Options) -> None:
         changes["id"] = check_id(given["id"])
     if "codec" in given:
         if given["codec"] not in CODECS:
-            raise ValueError(f"codec={given['codec']!r} is none of {', '.join(CODECS)}")
+            raise ValueError(f"codec={shown(given['codec'])} is none of {', '.join(CODECS)}")
         changes["codec"] = given["codec"]
 
 
 def _time(changes: dict[str, Any], given: Options) -> None:
     if given.get("delay") is not None and given.get("eta") is not None:
         raise ValueError("delay= and eta= exclude each other; give one of them")
-    if "delay" in given:
-        delay = given["delay"]
+    delay, eta = given.get("delay"), given.get("eta")
+    if "delay" in given or eta is not None:
         changes["delay"] = None if delay is None else millis(delay, "delay")
-    if "eta" in given:
-        eta = given["eta"]
         changes["due"] = None if eta is None else instant(eta)
     if "expires" in given:
         expires = given["expires"]
@@ -186,14 +190,24 @@ def _unique(changes: dict[str, Any], given: Options) -> None:
         elif isinstance(key, str) and 0 < len(key) <= 255 and key.isprintable():
             changes["unique"] = key
         else:
-            raise ValueError(f"unique={key!r:.80} is no key; use True or 1 to 255 printable characters")
+            raise ValueError(f"unique={shown(key)} is no key; use True or 1 to 255 printable characters")
     if "unique_scope" in given:
         scope = given["unique_scope"]
-        if scope in ("queued", "live"):
-            changes["unique_scope"] = UniqueScope(str(scope))
+        if isinstance(scope, str) and scope in ("queued", "live"):
+            changes["unique_scope"] = UniqueScope(scope)
         else:
             changes["unique_scope"] = UniqueScope.PERIOD
-            changes["unique_period"] = millis(scope, "unique_scope")
+            changes["unique_period"] = _period(scope)
+
+
+def _period(scope: Duration) -> int:
+    try:
+        period = millis(scope, "unique_scope")
+    except ValueError:
+        period = 0
+    if not period:
+        raise ValueError(f'unique_scope={shown(scope)} is none; use "queued", "live" or a positive duration')
+    return period
 
 
 def _overrides(given: Options, *, functions: bool = False) -> dict[str, Any]:
@@ -203,54 +217,64 @@ def _overrides(given: Options, *, functions: bool = False) -> dict[str, Any]:
         found["attempts"] = _integer("attempts", given["attempts"], 1, MAX_ATTEMPTS)
     if "timeout" in given:
         timeout = given["timeout"]
-        found["timeout"] = None if timeout is None else seconds(timeout, "timeout")
-        if found["timeout"] == 0:
-            raise ValueError(f"timeout={timeout!r} leaves no time to run; use a positive duration or None")
+        found["timeout"] = 0.0 if timeout is None else seconds(timeout, "timeout")
+        if timeout is not None and not found["timeout"]:
+            raise ValueError(f"timeout={shown(timeout)} leaves no time to run; use a positive duration or None")
     if "backoff" in given:
         found["backoff"] = _backoff(given["backoff"], functions=functions)
-    for name in ("retry_on", "discard_on"):
-        if name in given:
-            found[name] = _classes(name, given[name])
+    if "retry_on" in given:
+        found["retry_on"] = _classes("retry_on", given["retry_on"])
+    if "discard_on" in given:
+        found["discard_on"] = _classes("discard_on", given["discard_on"])
     if "keep_result" in given:
         keep = given["keep_result"]
         found["keep_result"] = keep if isinstance(keep, bool) else seconds(keep, "keep_result")
-    if given.get("headers") is not None:
-        found["headers"] = _headers(given["headers"])
+    headers = given.get("headers")
+    if headers is not None:
+        found["headers"] = _headers(headers)
     return found
 
 
 def _backoff(value: object, *, functions: bool) -> object:
     if isinstance(value, Backoff):
-        return value.base, value.factor, value.cap, value.jitter
+        checked = exponential(value.base, value.cap, factor=value.factor)
+        if not 0 <= value.jitter <= 1:
+            raise ValueError(f"jitter={shown(value.jitter)} is out of range; use 0 to 1")
+        return checked.base, checked.factor, checked.cap, value.jitter
     if callable(value):
         if functions:
             return value
         raise ValueError(
             "backoff= as a function cannot travel with a job; give it to app.task, or use exponential(...)"
         )
-    raise ValueError(f"backoff={value!r:.80} is no back-off; use exponential(5, cap='1h') or constant(30)")
+    raise ValueError(f"backoff={shown(value)} is no back-off; use exponential(5, cap='1h') or constant(30)")
 
 
 def _classes(name: str, value: object) -> tuple[str, ...]:
-    classes = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
-    for item in classes:
+    names = []
+    for item in value if isinstance(value, (tuple, list, set, frozenset)) else (value,):
         if not (isinstance(item, type) and issubclass(item, BaseException)):
-            raise ValueError(f"{name}= takes exception classes, not {item!r:.80}")
-    return tuple(class_name(item) for item in classes)
+            raise ValueError(f"{name}= takes exception classes, not {shown(item)}")
+        names.append(class_name(item))
+    return tuple(names)
 
 
 def _headers(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise ValueError("headers= takes a mapping of text to text")
     headers = dict(value)
-    if sum(len(k) + len(v) for k, v in headers.items()) > MAX_HEADERS:
-        raise ValueError(f"headers= take more than {MAX_HEADERS:,} characters in all")
+    try:
+        size = len("".join(text for pair in headers.items() for text in pair).encode())
+    except UnicodeEncodeError:
+        raise ValueError("headers= hold half a surrogate pair, which is no text; remove it") from None
+    if size > MAX_HEADERS:
+        raise ValueError(f"headers= take {size:,} bytes, the limit is {MAX_HEADERS:,}")
     return headers
 
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r:.80} is out of range; use a whole number from {low:,} to {high:,}")
+        raise ValueError(f"{name}={shown(value)} is out of range; use a whole number from {low:,} to {high:,}")
     return value
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
 from mouso.clock import Duration, seconds
-from mouso.errors import OptionError
+from mouso.errors import OptionError, Retry, shown
 
 BackoffFunction = Callable[[BaseException, int], float | None]
 """``(exception, failed attempts) -> seconds``, or None for no further attempt."""
 
 MAX_DELAY = 366 * 86_400.0
+
+_log = logging.getLogger("mouso.retry")
 
 
 class Backoff(msgspec.Struct, frozen=True):
@@ -30,15 +35,17 @@ class Backoff(msgspec.Struct, frozen=True):
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number ``attempt`` (from 1)."""
-        exponent = min(attempt - 1, 1000)  # 2.0 ** 1024 overflows
-        longest = min(self.cap, self.base * self.factor**exponent)
+        try:
+            longest = min(self.cap, self.base * self.factor ** (attempt - 1))
+        except OverflowError:
+            longest = self.cap if self.base else 0.0
         return longest * (1 - self.jitter * random.random())
 
 
 def exponential(base: Duration = 5, cap: Duration = "1h", *, factor: float = 2.0, jitter: bool = True) -> Backoff:
     """A delay that grows by ``factor`` from ``base`` to ``cap``; full jitter unless switched off."""
-    if not 1 <= factor <= 100:
-        raise OptionError(f"factor={factor!r} is out of range; use 1 to 100")
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor <= 100:
+        raise OptionError(f"factor={shown(factor)} is out of range; use 1 to 100")
     try:
         return Backoff(seconds(base, "base"), float(factor), seconds(cap, "cap"), 1.0 if jitter else 0.0)
     except ValueError as error:
@@ -72,19 +79,31 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     discard_on: tuple[str, ...] = ()
 
     def decide(self, error: BaseException, attempt: int, *, timed_out: bool = False) -> Decision:
-        """What follows when attempt number ``attempt`` ended with ``error``."""
-        if self.discard_on and matches(error, self.discard_on):
+        """What follows when attempt number ``attempt`` ended with ``error``; a ``Retry`` is always retried."""
+        asked = isinstance(error, Retry)
+        if self.discard_on and not asked and matches(error, self.discard_on):
             return Decision(None, "discarded")
-        if self.retry_on is not None and not timed_out and not matches(error, self.retry_on):
+        if self.retry_on is not None and not asked and not timed_out and not matches(error, self.retry_on):
             return Decision(None, "not_retryable")
         if attempt >= self.attempts:
             return Decision(None, "timeout" if timed_out else "attempts")
-        if isinstance(self.backoff, Backoff):
-            return Decision(self.backoff.delay(attempt), "")
-        delay = self.backoff(error, attempt)
+        delay = self._delay(error, attempt)
         if delay is None:
             return Decision(None, "discarded")
-        return Decision(min(max(float(delay), 0.0), MAX_DELAY), "")
+        return Decision(max(min(delay, MAX_DELAY), 0.0), "")
+
+    def _delay(self, error: BaseException, attempt: int) -> float | None:
+        """Seconds as the back-off says; a function that fails at it has no power over the job."""
+        if isinstance(self.backoff, Backoff):
+            return self.backoff.delay(attempt)
+        try:
+            delay = self.backoff(error, attempt)
+            if delay is None or delay > MAX_DELAY:
+                return delay
+            return seconds(delay)
+        except Exception:
+            _log.exception("the back-off function %r failed; the default back-off applies", self.backoff)
+            return Backoff().delay(attempt)
 
 
 def matches(error: BaseException, names: Sequence[str]) -> bool:
@@ -93,5 +112,16 @@ def matches(error: BaseException, names: Sequence[str]) -> bool:
 
 
 def class_name(cls: type) -> str:
-    """``ValueError`` for builtins, else ``module.Qualified.Name``."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    """``ValueError`` for builtins, else ``module.Qualified.Name``, the module as a worker imports it."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{module_name(cls.__module__)}.{cls.__qualname__}"
+
+
+def module_name(module: str) -> str:
+    """The module's name as another process imports it: a script's ``__main__`` is called by its file's name."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name.removesuffix(".__main__"))
+    return Path(getattr(main, "__file__", None) or "__main__").stem

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -23,19 +21,38 @@ from mouso.errors import ConfigError, OptionError
 from mouso.handle import JobHandle
 from mouso.job import Job, JobOptions, check_name, new_id
 from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
-from mouso.retry import Backoff
+from mouso.retry import Backoff, module_name
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from mouso.app import Mouso
 
 P = ParamSpec("P")
 R = TypeVar("R")
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
-D = TypeVar("D")
+A = TypeVar("A", contravariant=True)
+B = TypeVar("B", contravariant=True)
+C = TypeVar("C", contravariant=True)
+D = TypeVar("D", contravariant=True)
+
+
+# What ``map`` asks of a task, for type checkers: that it takes so many arguments. One that has defaults fits several.
+class _Takes1(Protocol[A, R]):
+    def delay(self, a: A, /) -> JobHandle[R]: ...
+
+
+class _Takes2(Protocol[A, B, R]):
+    def delay(self, a: A, b: B, /) -> JobHandle[R]: ...
+
+
+class _Takes3(Protocol[A, B, C, R]):
+    def delay(self, a: A, b: B, c: C, /) -> JobHandle[R]: ...
+
+
+class _Takes4(Protocol[A, B, C, D, R]):
+    def delay(self, a: A, b: B, c: C, d: D, /) -> JobHandle[R]: ...
+
+
+_Arguments = list[Any] | Mapping[str, Any] | tuple[Any, Any, Any, Any, Any, *tuple[Any, ...]]
+"""What ``map`` also takes, unchecked by type checkers: a list, keyword arguments, five arguments and more."""
 
 
 class Call(Generic[P, R]):
@@ -67,15 +84,15 @@ class Call(Generic[P, R]):
         return self._build(args, kwargs)
 
     @overload
-    def map(self: Call[[A], R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
+    def map(self: _Takes1[A, R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
     @overload
-    def map(self: Call[[A, B], R], calls: Iterable[tuple[A, B]]) -> list[JobHandle[R]]: ...
+    def map(self: _Takes2[A, B, R], calls: Iterable[tuple[A, B]]) -> list[JobHandle[R]]: ...
     @overload
-    def map(self: Call[[A, B, C], R], calls: Iterable[tuple[A, B, C]]) -> list[JobHandle[R]]: ...
+    def map(self: _Takes3[A, B, C, R], calls: Iterable[tuple[A, B, C]]) -> list[JobHandle[R]]: ...
     @overload
-    def map(self: Call[[A, B, C, D], R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
+    def map(self: _Takes4[A, B, C, D, R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
     @overload
-    def map(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[JobHandle[R]]: ...
+    def map(self, calls: Iterable[_Arguments]) -> list[JobHandle[R]]: ...
     def map(self, calls: Iterable[Any]) -> list[JobHandle[R]]:
         """Enqueues one job per tuple of arguments (or mapping of keyword arguments), 1,000 in a round trip.
 
@@ -91,7 +108,17 @@ class Call(Generic[P, R]):
             handles += [JobHandle(self._app, e.id, self._task) for e in self._app.producer.submit(batch)]
         return handles
 
-    async def amap(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[JobHandle[R]]:
+    @overload
+    async def amap(self: _Takes1[A, R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(self: _Takes2[A, B, R], calls: Iterable[tuple[A, B]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(self: _Takes3[A, B, C, R], calls: Iterable[tuple[A, B, C]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(self: _Takes4[A, B, C, D, R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(self, calls: Iterable[_Arguments]) -> list[JobHandle[R]]: ...
+    async def amap(self, calls: Iterable[Any]) -> list[JobHandle[R]]:
         """``map`` for coroutines."""
         handles: list[JobHandle[R]] = []
         source = iter(calls)
@@ -203,7 +230,7 @@ class Task(Call[P, R]):
         given = {name: value for name, value in policy.items() if value is not None}
         return RunSettings(
             policy=msgspec.structs.replace(self.settings.policy, **given),
-            timeout=self.settings.timeout if own.timeout is None else own.timeout,
+            timeout=self.settings.timeout if own.timeout is None else own.timeout or None,
             keep_result=self.settings.keep_result if own.keep_result is None else own.keep_result,
             headers=own.headers or {},
         )
@@ -256,18 +283,7 @@ def check_task_name(function: Callable[..., Any], name: str | None) -> str:
         raise ConfigError(f"{shown} is no plain function; wrap it in one, or give it a name=")
     if function.__name__ == "<lambda>":
         raise ConfigError("a lambda has no name to find it by; write a function, or give it a name=")
-    return check_name(f"{_module_name(function)}.{function.__qualname__}", "task")
-
-
-def _module_name(function: Callable[..., Any]) -> str:
-    """The module as a worker imports it: a script's ``__main__`` is called by its file's name."""
-    if function.__module__ != "__main__":
-        return function.__module__
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name.removesuffix(".__main__"))
-    return Path(getattr(main, "__file__", None) or "__main__").stem
+    return check_name(f"{module_name(function.__module__)}.{function.__qualname__}", "task")
 
 
 def _context_parameter(task: str, function: Callable[..., Any], *, bind: bool) -> tuple[str, int | None] | None:

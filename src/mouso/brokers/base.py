@@ -97,8 +97,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: 16 hexadecimal digits, new at every start.
         name: For people; need not be unique.
-        boot, namespace, started: Boot id, pid namespace and the process's start time (clock ticks since boot); with ``pid``
-            they prove whether a process of this host is still the same one.
+        boot, namespace, started: Boot id, pid namespace and the process's start time (clock ticks since boot); with
+            ``pid`` they prove whether a process of this host is still the same one.
         queues: Served queues, or empty for all.
         tasks: Names it can run.
         slots: Jobs it can run at once.
@@ -124,7 +124,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """Something the worker is told at a heartbeat: ``cancel`` the claim ``key``/``token``, or ``rejoin`` (its lease was reaped)."""
+    """What a worker is told at a heartbeat: ``cancel`` the claim ``key``/``token``, or ``rejoin`` (it was reaped)."""
 
     kind: str
     key: int | str = 0
@@ -267,8 +267,8 @@ class Broker(Protocol):
         Guarantees:
             All are stored or none. A job that is due later is scheduled, any other available.
             An id that is stored already, in any state, changes nothing and is reported as not created.
-            A unique key that is held changes nothing and reports its holder. A key of scope ``queued`` is held until the
-            job is first claimed, ``live`` until it is final, ``period`` for that long from its enqueue.
+            A unique key that is held changes nothing and reports its holder. A key of scope ``queued`` is held until
+            the job is first claimed, ``live`` until it is final, ``period`` for that long from its enqueue.
             With ``connection`` the jobs exist if and only if the caller commits.
         """
         ...
@@ -299,7 +299,8 @@ class Broker(Protocol):
             changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
             reason and error with the new state.
             A job is claimed by one worker only, however many ask at once. Claiming adds 1 to ``claims``.
-            Inside a queue higher priority goes first, then what was enqueued first; a released or retried job keeps its place.
+            Inside a queue higher priority goes first, then what was enqueued first; a released or retried job keeps
+            its place.
             A paused queue and an expired job are not claimed. No more than ``want.limit`` jobs are claimed.
             Every queue gets its share when all have enough; what one leaves, others take.
             A job whose task is not in ``want.tasks`` is never claimed; if no other live worker knows it, it is parked
@@ -312,8 +313,8 @@ class Broker(Protocol):
         """Announces a worker or renews its lease for 15 s.
 
         Returns:
-            ``cancel`` for each of its running claims that somebody asked to cancel (at every heartbeat until it is settled);
-            ``rejoin`` first if the worker had been known and reaped.
+            ``cancel`` for each of its running claims that somebody asked to cancel (at every heartbeat until it is
+            settled); ``rejoin`` first if the worker had been known and reaped.
 
         Guarantees:
             Parked jobs whose task it knows are available to it again.
@@ -351,8 +352,8 @@ class Broker(Protocol):
         """Retires workers whose lease has ended; returns their ids.
 
         Guarantees:
-            A worker whose lease holds is not touched. Its claims go back as in ``retire``, in several calls if there are more
-            than ``limit``; the worker is named by the call that gave back the last one.
+            A worker whose lease holds is not touched. Claims go back as in ``retire``, in several calls if there are
+            more than ``limit``; the worker is named by the call that gave back the last one.
         """
         ...
 
@@ -371,8 +372,9 @@ class Broker(Protocol):
         """Cancels jobs.
 
         Guarantees:
-            A waiting job is cancelled in this step and never starts. A running one is asked to stop: the wish is stored,
-            reaches its worker at the next heartbeat, and also holds when the claim is released or fails: it is cancelled then.
+            A waiting job is cancelled in this step and never starts. A running one is asked to stop: the wish is
+            stored, reaches its worker at the next heartbeat, and also holds when the claim is released, snoozed or
+            fails: the job is cancelled then.
             A job that completes all the same stays completed. A final job is left as it is (``done``).
             Nothing is stored for an unknown id.
         """
@@ -385,7 +387,8 @@ class Broker(Protocol):
             payload: Replaces the arguments.
 
         Guarantees:
-            Scheduled and retryable jobs are due now. Other live jobs are left alone (``live``), completed ones too (``done``).
+            Scheduled and retryable jobs are due now. Other live jobs are left alone (``live``), completed ones too
+            (``done``).
             ``claims`` and past errors are kept; expiry, result, reason and a cancel request are cleared.
             A job whose unique key another live job holds by now is left alone (``conflict``).
         """
@@ -427,7 +430,7 @@ class Broker(Protocol):
         """Lists jobs without ``errors``, the last enqueued first.
 
         Guarantees:
-            At most ``limit``. Following ``after`` from page to page lists every job that does not change meanwhile once.
+            At most ``limit``. Following ``after`` from page to page lists every job that stays as it is once.
         """
         ...
 
@@ -450,6 +453,6 @@ class Broker(Protocol):
             The updates that differ; empty when the time is over.
 
         Guarantees:
-            A change that is there already returns at once. No final state is missed. An unknown id counts as a change once.
+            A change that is there already returns at once. No final state is missed. An unknown id is a change once.
         """
         ...

@@ -225,7 +225,12 @@ class MemoryBroker:
             changes["due"] = now + outcome.delay
         if state.final:
             reason = outcome.reason if state is outcome.state else "cancelled"
-            changes |= {"result": outcome.result, "reason": reason, "run_seconds": outcome.run_seconds}
+            changes |= {
+                "worker": worker,
+                "run_seconds": outcome.run_seconds,
+                "result": outcome.result,
+                "reason": reason,
+            }
             record.keep = outcome.keep
         self._move(record, state, **changes)
         return True
@@ -313,6 +318,7 @@ class MemoryBroker:
     def retire(self, worker: str) -> int:
         with self._step():
             self._store.workers.pop(worker, None)
+            self._store.reaped.discard(worker)
             return self._give_back(self._running_under(worker))
 
     def _give_back(self, running: Sequence[_Record]) -> int:
@@ -477,7 +483,7 @@ class MemoryBroker:
             counts=dict(Counter(job.state for job in jobs)),
             paused=paused,
             paused_until=self._store.pauses[name] if paused else None,
-            oldest=max(0, self._clock.now() - min(arrivals)) if arrivals else None,
+            oldest=max(0, self._clock.now() - arrivals[0]) if arrivals else None,
         )
 
     def workers(self) -> list[WorkerInfo]:
@@ -512,7 +518,7 @@ class MemoryBroker:
         """Takes a job to its next state, the only way there; what belonged to the last state is gone."""
         _check_move(record.job.state, state, record.job.id)
         fields: dict[str, Any] = {"due": None, "parked": False, "cancel_requested": False}
-        fields |= {"run_seconds": None, "result": None, "reason": ""}
+        fields |= {"worker": None, "run_seconds": None, "result": None, "reason": ""}
         fields |= {"state": state, "finished_at": self._clock.now() if state.final else None}
         record.job = replace(record.job, **(fields | changes))
         if state is JobState.AVAILABLE:

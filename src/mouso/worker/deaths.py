@@ -1,7 +1,7 @@
 """What becomes of the jobs of a child that died or must be killed.
 
 * A job that only waited goes back untouched.
-* The supervisor killed the child because of a job: that one gets its verdict, those that ran beside it go back uncharged.
+* The supervisor killed the child because of a job: that one gets its verdict, those beside it go back uncharged.
 * The child died by itself and one job ran: that one is charged a crash.
 * Several ran: all are suspects and none is charged yet. Each runs again alone, in a child that runs nothing beside it,
   under the same claim; only the one under which that child dies is charged.

@@ -1,4 +1,4 @@
-"""Moves jobs between broker and children: one exchange at a time, each settling what has ended and claiming what fits."""
+"""Moves jobs between broker and children, one exchange at a time: it settles what has ended and claims what fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Broken(Exception):
 
 
 class Line:
-    """The supervisor's way to the broker: verbs run in threads, an outage is one line when it begins and one when it ends."""
+    """The supervisor's way to the broker: verbs run in threads, an outage is two lines in the log."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -72,7 +72,7 @@ class Pump:
 
     Attributes:
         claiming: Whether new jobs are wanted.
-        next_due: When the next scheduled job is due, on the monotonic clock.
+        due: Set when a scheduled or retryable job is due.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Pump:
         on_settled: Callable[[list[Outcome]], None],
     ) -> None:
         self.claiming = True
-        self.next_due: float | None = None
+        self.due = asyncio.Event()
+        self._due_timer: asyncio.TimerHandle | None = None
         self._line = line
         self._worker = worker
         self._turns = turns
@@ -165,7 +166,11 @@ class Pump:
         for task in set(parked) - self._parked:
             log.warning("no worker knows the task %r; its jobs are parked until one does", task)
             self._parked.add(task)
-        self.next_due = None if next_due is None else SYSTEM.monotonic() + next_due / 1000
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if next_due is not None:
+            self._due_timer = asyncio.get_running_loop().call_later(next_due / 1000, self.due.set)
 
     async def _wait_for_bell(self) -> None:
         """Waits while idle; a ring, or a second of silence, leads to a look."""

@@ -18,6 +18,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from mouso.brokers import connect
 from mouso.brokers.base import Retention, Update, WorkerInfo
@@ -118,7 +119,8 @@ class Supervisor:
     async def _first_hello(self) -> bool:
         """Waits until a child has loaded the app; False if the worker was stopped before."""
         stopped = asyncio.create_task(self._stopped.wait())
-        await asyncio.wait({self._hello, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {self._hello, stopped}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         return self._hello.done() and bool(self._hello.result())
 
@@ -323,14 +325,13 @@ class Supervisor:
         reaped = pruned = SYSTEM.monotonic()
         broker = self._line.broker
         while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._pump.due.wait(), _UPKEEP * random.uniform(0.8, 1.2))
+            self._pump.due.clear()
             now = SYSTEM.monotonic()
-            due = self._pump.next_due
-            pause = _UPKEEP * random.uniform(0.8, 1.2) if due is None else min(max(due - now, 0.001), _UPKEEP)
-            await asyncio.sleep(pause)
             with contextlib.suppress(Broken):
                 while await self._line.call(broker.promote, _STEP) == _STEP:
                     pass
-                self._pump.next_due = None if due is None or due <= SYSTEM.monotonic() else due
                 if now - reaped > _REAP:
                     reaped = now
                     self._tell([Event("worker.lost", worker) for worker in await self._line.call(broker.reap, _STEP)])

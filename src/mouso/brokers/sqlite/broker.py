@@ -53,6 +53,7 @@ class SQLiteBroker:
         self._known_queues: set[str] = set()
         self._ears: dict[str, Listener | Poller] = {}
         self._ears_lock = threading.Lock()
+        self._interrupted: set[str] = set()
 
     def __repr__(self) -> str:
         return f"SQLiteBroker({self.url!r})"
@@ -84,7 +85,7 @@ class SQLiteBroker:
             return self._enqueue_in(connection, jobs)
         with self._store.write(timeout) as tx:
             enqueued = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
-        self._known_queues.update(job.queue for job in jobs)
+        self._known_queues.update(job.queue for job, stored in zip(jobs, enqueued, strict=True) if stored.created)
         self._bells.ring(WORKERS)
         return enqueued
 
@@ -112,8 +113,11 @@ class SQLiteBroker:
 
     def interrupt(self) -> None:
         with self._ears_lock:
-            for ear in self._ears.values():
-                ear.interrupt()
+            for kind in (WORKERS, CALLERS):
+                if kind in self._ears:
+                    self._ears[kind].interrupt()
+                else:
+                    self._interrupted.add(kind)
 
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
         with self._store.write() as tx:
@@ -184,7 +188,7 @@ class SQLiteBroker:
 
     def retry(self, ids: Sequence[str], *, payload: bytes | None = None) -> list[RetryResult]:
         with self._store.write() as tx:
-            results = operating.retry(tx, ids, payload)
+            results = operating.retry(tx, ids, payload, self._clock.now())
         self._ring_all()
         return results
 
@@ -196,11 +200,11 @@ class SQLiteBroker:
 
     def pause(self, queue: str, until: int | None = None) -> None:
         with self._store.write() as tx:
-            operating.set_pause(tx, queue, paused=True, until=until)
+            operating.pause(tx, queue, until)
 
     def resume(self, queue: str) -> None:
         with self._store.write() as tx:
-            operating.set_pause(tx, queue, paused=False, until=None)
+            operating.resume(tx, queue)
         self._bells.ring(WORKERS)
 
     def purge(self, queue: str, limit: int) -> int:
@@ -240,11 +244,12 @@ class SQLiteBroker:
         steady = self._clock.steady()
         with self._store.read() as tx:
             found = tx.execute(
-                "SELECT w.info, w.beat, w.lease_until, (SELECT count(*) FROM mouso_live WHERE state = 'running' AND worker = w.n)"
+                "SELECT w.info, w.beat, w.lease_until,"
+                " (SELECT count(*) FROM mouso_live WHERE state = 'running' AND worker = w.n)"
                 " FROM mouso_workers w WHERE reaped_at IS NULL AND boot = ? ORDER BY n",
                 (self._boot,),
             ).fetchall()
-        return [
+        infos = [
             msgspec.structs.replace(
                 msgspec.json.decode(info, type=WorkerInfo),
                 beat=beat,
@@ -253,6 +258,7 @@ class SQLiteBroker:
             )
             for info, beat, until, running in found
         ]
+        return sorted(infos, key=lambda info: info.started_at)
 
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
         deadline = self._clock.monotonic() + timeout
@@ -279,6 +285,9 @@ class SQLiteBroker:
             if kind not in self._ears:
                 self._store.open()
                 self._ears[kind] = self._bells.listener(kind) or Poller(self._version)
+                if kind in self._interrupted:
+                    self._interrupted.remove(kind)
+                    self._ears[kind].interrupt()
             return self._ears[kind]
 
     def _version(self) -> int:

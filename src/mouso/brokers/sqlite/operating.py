@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mouso.brokers.base import CancelResult, DeleteResult, JobFilter, JobUpdate, QueueInfo, RetryResult
 from mouso.brokers.sqlite import rows
+from mouso.brokers.sqlite.producing import holder
 from mouso.job import FINAL, LIVE, JobState, UniqueScope
 
 
@@ -41,13 +42,13 @@ def _locate(tx: sqlite3.Connection, id_: str) -> tuple[int | None, str]:
     return row or (None, "")
 
 
-def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None) -> list[RetryResult]:
+def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None, now: int) -> list[RetryResult]:
     """Makes final jobs available again and waiting ones due."""
     tallies: rows.Tallies = Counter()
     results = []
     for id_ in ids:
         seq, state = _locate(tx, id_)
-        result = RetryResult.UNKNOWN if seq is None else _retry_one(tx, seq, state, tallies)
+        result = RetryResult.UNKNOWN if seq is None else _retry_one(tx, seq, state, now, tallies)
         if result is RetryResult.RETRIED and payload is not None:
             tx.execute("UPDATE mouso_jobs SET payload = ? WHERE seq = ?", (payload, seq))
         results.append(result)
@@ -55,7 +56,7 @@ def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None) -> 
     return results
 
 
-def _retry_one(tx: sqlite3.Connection, seq: int, state: str, tallies: rows.Tallies) -> RetryResult:
+def _retry_one(tx: sqlite3.Connection, seq: int, state: str, now: int, tallies: rows.Tallies) -> RetryResult:
     if state in (JobState.SCHEDULED, JobState.RETRYABLE):
         tx.execute("UPDATE mouso_live SET state = 'available', due = NULL WHERE seq = ?", (seq,))
         return RetryResult.RETRIED
@@ -63,13 +64,13 @@ def _retry_one(tx: sqlite3.Connection, seq: int, state: str, tallies: rows.Talli
         return RetryResult.DONE
     if state not in FINAL:
         return RetryResult.LIVE
-    key, scope, queue = tx.execute(
-        "SELECT unique_key, unique_scope, queue FROM mouso_jobs WHERE seq = ?", (seq,)
+    id_, key, scope, queue = tx.execute(
+        "SELECT id, unique_key, unique_scope, queue FROM mouso_jobs WHERE seq = ?", (seq,)
     ).fetchone()
+    if key and holder(tx, key, now) not in (None, id_):
+        return RetryResult.CONFLICT
     if scope == UniqueScope.PERIOD:
         key = None
-    if key and tx.execute("SELECT 1 FROM mouso_live WHERE unique_key = ?", (key,)).fetchone():
-        return RetryResult.CONFLICT
     tx.execute(
         "INSERT INTO mouso_live (seq, state, queue, priority, claims, releases, unique_key, unique_queued, progress)"
         " SELECT seq, 'available', j.queue, j.priority, h.claims, h.releases, ?, ?, h.progress"
@@ -95,19 +96,24 @@ def delete(tx: sqlite3.Connection, ids: Sequence[str]) -> list[DeleteResult]:
             if state in FINAL:
                 (queue,) = tx.execute("SELECT queue FROM mouso_history WHERE seq = ?", (seq,)).fetchone()
                 tallies[queue, state] -= 1
-            rows.forget(tx, [seq])
+            rows.forget(tx, [seq], free_keys=True)
             results.append(DeleteResult.DELETED)
     rows.store_tallies(tx, tallies)
     return results
 
 
-def set_pause(tx: sqlite3.Connection, queue: str, *, paused: bool, until: int | None) -> None:
-    """Pauses or resumes a queue."""
+def pause(tx: sqlite3.Connection, queue: str, until: int | None) -> None:
+    """Pauses a queue, which need not exist."""
     tx.execute(
-        "INSERT INTO mouso_queues VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET paused = excluded.paused,"
-        " paused_until = excluded.paused_until",
-        (queue, int(paused), until),
+        "INSERT INTO mouso_queues VALUES (?, 1, ?)"
+        " ON CONFLICT DO UPDATE SET paused = 1, paused_until = excluded.paused_until",
+        (queue, until),
     )
+
+
+def resume(tx: sqlite3.Connection, queue: str) -> None:
+    """Ends a pause."""
+    tx.execute("UPDATE mouso_queues SET paused = 0, paused_until = NULL WHERE name = ?", (queue,))
 
 
 def purge(tx: sqlite3.Connection, queue: str, limit: int) -> int:
@@ -115,7 +121,7 @@ def purge(tx: sqlite3.Connection, queue: str, limit: int) -> int:
     seqs = tx.execute(
         "SELECT seq FROM mouso_live WHERE queue = ? AND state <> 'running' LIMIT ?", (queue, limit)
     ).fetchall()
-    rows.forget(tx, [seq for (seq,) in seqs])
+    rows.forget(tx, [seq for (seq,) in seqs], free_keys=True)
     return len(seqs)
 
 
@@ -166,10 +172,11 @@ def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
     for queue, state, n in tx.execute("SELECT queue, state, n FROM mouso_tallies WHERE n > 0"):
         counts.setdefault(queue, Counter())[JobState(state)] += n
     oldest = {
-        queue: now - at
+        queue: max(now - at, 0)
         for queue, at in tx.execute(
-            "SELECT l.queue, j.enqueued_at FROM (SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available'"
-            " GROUP BY queue) l JOIN mouso_jobs j USING (seq)"
+            "SELECT l.queue, j.enqueued_at FROM"
+            " (SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available' GROUP BY queue) l"
+            " JOIN mouso_jobs j USING (seq)"
         )
     }
     infos = []
@@ -193,7 +200,8 @@ def snapshot(tx: sqlite3.Connection, ids: Sequence[str]) -> dict[str, JobUpdate]
     for start in range(0, len(ids), rows.MOST_IDS):
         chunk = ids[start : start + rows.MOST_IDS]
         for id_, state, attempts, progress in tx.execute(
-            "SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts), coalesce(l.progress, h.progress)"
+            "SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts),"
+            " coalesce(l.progress, h.progress)"
             " FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)"
             f" WHERE j.id IN ({rows.marks(chunk)})",
             chunk,

@@ -22,18 +22,20 @@ def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: 
     """Stores jobs in the open transaction.
 
     Args:
-        known_queues: Queue names known to be stored; grows.
+        known_queues: Queue names known to be stored.
     """
-    queues = {job.queue for job in jobs} - known_queues
-    if queues:
-        tx.executemany("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", [(name,) for name in queues])
     (last,) = tx.execute(
         "UPDATE mouso_meta SET value = value + ? WHERE key = 'seq' RETURNING value", (len(jobs),)
     ).fetchone()
     first = last - len(jobs) + 1
     if not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, first, now):
-        return [Enqueued(job.id, True) for job in jobs]
-    return [_insert_one(tx, job, first + i, now) for i, job in enumerate(jobs)]
+        enqueued = [Enqueued(job.id, True) for job in jobs]
+    else:
+        enqueued = [_insert_one(tx, job, first + i, now) for i, job in enumerate(jobs)]
+    queues = {job.queue for job, stored in zip(jobs, enqueued, strict=True) if stored.created} - known_queues
+    if queues:
+        tx.executemany("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", [(name,) for name in queues])
+    return enqueued
 
 
 def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], first: int, now: int) -> bool:
@@ -53,9 +55,9 @@ def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueue
     if tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
         return Enqueued(job.id, False)
     if job.unique:
-        holder = _holder(tx, job.unique, now)
-        if holder:
-            return Enqueued(holder, False)
+        held_by = holder(tx, job.unique, now)
+        if held_by:
+            return Enqueued(held_by, False)
         if job.unique_scope is UniqueScope.PERIOD:
             tx.execute(
                 "INSERT OR REPLACE INTO mouso_unique_periods VALUES (?, ?, ?)",
@@ -66,7 +68,8 @@ def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueue
     return Enqueued(job.id, True)
 
 
-def _holder(tx: sqlite3.Connection, key: str, now: int) -> str | None:
+def holder(tx: sqlite3.Connection, key: str, now: int) -> str | None:
+    """The id of the job that holds a unique key now."""
     row = tx.execute(
         "SELECT j.id FROM mouso_live l JOIN mouso_jobs j USING (seq) WHERE l.unique_key = ?"
         " UNION ALL SELECT id FROM mouso_unique_periods WHERE key = ? AND until > ?",

@@ -118,9 +118,15 @@ def finish(
     tallies[queue, state] += 1
 
 
-def forget(tx: sqlite3.Connection, seqs: Iterable[int]) -> None:
-    """Deletes all that is kept of jobs but their tallies."""
+def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = False) -> None:
+    """Deletes all that is kept of jobs but their tallies and, unless ``free_keys``, what they hold for a period."""
     keys = [(seq,) for seq in seqs]
+    if free_keys:
+        tx.executemany(
+            "DELETE FROM mouso_unique_periods WHERE (key, id) IN"
+            " (SELECT unique_key, id FROM mouso_jobs WHERE seq = ? AND unique_scope = 'period')",
+            keys,
+        )
     for table in ("mouso_live", "mouso_history", "mouso_errors", "mouso_jobs"):
         tx.executemany(f"DELETE FROM {table} WHERE seq = ?", keys)
 

@@ -123,6 +123,7 @@ CREATE TABLE mouso_workers (
     lease_until INTEGER NOT NULL,
     beat        INTEGER NOT NULL,
     reaped_at   INTEGER,
+    rejoins     INTEGER NOT NULL DEFAULT 0,
     info        TEXT NOT NULL
 ) STRICT;
 """

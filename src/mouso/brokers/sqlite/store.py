@@ -67,10 +67,11 @@ class Store:
         with self._writing:
             if self._writer is None:
                 self._check_place()
-                writer = self._connect(wait_ms=0)
+                writer = self._connect()
                 try:
                     self._prepare(writer)
-                    self._reader = self._connect(wait_ms=5000)
+                    writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
+                    self._reader = self._connect()
                 except BaseException:
                     writer.close()
                     raise
@@ -137,7 +138,7 @@ class Store:
     def migrate(self) -> tuple[int, int]:
         """Upgrades the tables and returns the version before and after."""
         self._check_place()
-        connection = self._connect(wait_ms=0)
+        connection = self._connect()
         try:
             return self._prepare(connection), schema.VERSION
         finally:
@@ -166,11 +167,9 @@ class Store:
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(f"no permission to write {path}")
 
-    def _connect(self, wait_ms: int) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         try:
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, timeout=wait_ms / 1000
-            )
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         except sqlite3.Error as error:
             raise self._translate(error) from error
         try:
@@ -241,7 +240,7 @@ class Store:
             self._next_checkpoint = now + 0.01
             return
         self._next_checkpoint = now + 0.1
-        connection = self._connect(wait_ms=1000)
+        connection = self._connect()
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
@@ -294,6 +293,6 @@ def engine_notice() -> str:
     if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
         return ""
     return (
-        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (sqlite.org/wal.html, 11.1); Mouso's guarded checkpoints "
-        "contain it, an engine of 3.51.3 or newer removes it"
+        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (sqlite.org/wal.html, 11.1); Mouso's guarded "
+        "checkpoints contain it, an engine of 3.51.3 or newer removes it"
     )

@@ -59,7 +59,7 @@ def reap(tx: sqlite3.Connection, limit: int, boot: str, now: int, steady: int) -
         limit -= rows.give_back(tx, number, limit, now, tallies)
         if tx.execute("SELECT 1 FROM mouso_live WHERE state = 'running' AND worker = ?", (number,)).fetchone():
             break
-        tx.execute("UPDATE mouso_workers SET reaped_at = ? WHERE n = ?", (steady, number))
+        tx.execute("UPDATE mouso_workers SET reaped_at = ?, rejoins = 1 WHERE n = ?", (steady, number))
         reaped.append(worker)
     rows.store_tallies(tx, tallies)
     return reaped

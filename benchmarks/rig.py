@@ -1,0 +1,178 @@
+"""What is measured: a job system with its settings on one SQLite file, driven through processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes, slots
+from benchmarks.processes import Worker, cpu_seconds
+
+ROOT = Path(__file__).resolve().parent.parent
+_LOOK = 0.002
+_PATIENCE = 180.0
+
+
+class Rig(ABC):
+    """One job system on one new file.
+
+    Args:
+        folder: Where to put the file, on a real disk.
+        label: Names the file.
+    """
+
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, folder: Path, label: str) -> None:
+        self.file = folder / f"{label}-{time.monotonic_ns()}.db"
+        self._memory = _fast_folder(folder) / f"mouso-bench-slots-{os.getpid()}-{time.monotonic_ns()}"
+        self.slots = slots.Slots(self._memory)
+
+    @abstractmethod
+    def client_command(self) -> list[str]:
+        """Starts the client; a command and its arguments are appended."""
+
+    @abstractmethod
+    def worker_command(self, processes: int, concurrency: int) -> list[str]:
+        """Starts a worker."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, str]:
+        """Environment variables for both."""
+
+    def _env(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MOUSO_")}
+        return {**env, **self.settings(), slots.VARIABLE: str(self._memory), "PYTHONPATH": str(ROOT)}
+
+    def client(self, command: str, *arguments: object) -> dict[str, Any]:
+        """Runs a command of the client and returns its answer.
+
+        Raises:
+            RuntimeError: It failed; holds its last words.
+        """
+        done = subprocess.run(
+            [*self.client_command(), command, *map(str, arguments)],
+            cwd=ROOT, env=self._env(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"the client failed at {command}:\n{done.stderr[-2000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    @contextmanager
+    def worker(self, processes_: int = 2, concurrency: int = 8) -> Iterator[Worker]:
+        """A worker that is running, with all counts at zero."""
+        self._memory.unlink(missing_ok=True)
+        self.slots = slots.Slots(self._memory)
+        log = self.file.with_suffix(".log")
+        command = self.worker_command(processes_, concurrency)
+        with processes.running(Worker(command, self._env(), ROOT, log), self.stop_signal) as worker:
+            yield worker
+
+    def wait_for(self, worker: Worker, jobs: int) -> slots.Count:
+        """Waits until so many jobs are done.
+
+        Raises:
+            RuntimeError: The worker ended, or it took three minutes.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while (count := self.slots.count()).jobs < jobs:
+            time.sleep(_LOOK)
+            worker.check()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.file.name}: {count.jobs} of {jobs} jobs were done in {_PATIENCE:g} s")
+        return count
+
+    def drain(self, jobs: int, concurrency: int = 8) -> dict[str, float]:
+        """Lets a worker do jobs that wait already.
+
+        Returns:
+            ``rate`` in jobs per second from the first to the last, and ``cpu``, all the worker's processes' µs per
+            job, from the first look at which one was done to 0.3 s after the last.
+        """
+        with self.worker(2, concurrency) as worker:
+            seen = self.wait_for(worker, 1)
+            pids = worker.pids()
+            before = cpu_seconds(pids)
+            count = self.wait_for(worker, jobs)
+            time.sleep(0.3)
+            cpu = cpu_seconds(pids) - before
+        return {
+            "rate": (jobs - 1) / (count.last - count.first) * 1e9,
+            "cpu": cpu / (jobs - seen.jobs) * 1e6,
+            "first": (count.first - worker.started) / 1e9,
+        }
+
+    def discard(self) -> None:
+        """Deletes its files."""
+        self._memory.unlink(missing_ok=True)
+        for path in self.file.parent.glob(self.file.stem + "*"):
+            if path.is_dir():
+                for inside in path.iterdir():
+                    inside.unlink()
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+class MousoRig(Rig):
+    """Mouso as it is by default: at least once, results stored, ``synchronous=FULL`` unless said otherwise."""
+
+    def __init__(self, folder: Path, synchronous: str = "full") -> None:
+        super().__init__(folder, f"mouso-{synchronous}")
+        self._synchronous = synchronous
+
+    def client_command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.client"]
+
+    def worker_command(self, processes: int, concurrency: int) -> list[str]:
+        options = ["-p", str(processes), "-c", str(concurrency), "--log-level", "warning"]
+        return [sys.executable, "-m", "mouso", "worker", "benchmarks.jobs:app", *options]
+
+    def settings(self) -> dict[str, str]:
+        return {"MOUSO_BROKER": f"sqlite:///{self.file}?synchronous={self._synchronous}"}
+
+
+class HueyRig(Rig):
+    """Huey on SQLite, ``synchronous`` OFF (``fsync=False``) or FULL.
+
+    Args:
+        python: The interpreter of the environment with Huey in it.
+    """
+
+    stop_signal = signal.SIGINT
+
+    def __init__(self, folder: Path, python: Path, *, fsync: bool) -> None:
+        super().__init__(folder, f"huey-{'full' if fsync else 'off'}")
+        self._python = python
+        self._fsync = fsync
+
+    def client_command(self) -> list[str]:
+        return [str(self._python), "-m", "benchmarks.peers.huey_client"]
+
+    def worker_command(self, processes: int, concurrency: int) -> list[str]:
+        options = ["-k", "process", "-w", str(processes), "-n", "-q"]
+        return [str(self._python), "-m", "huey.bin.huey_consumer", "benchmarks.peers.huey_app.huey", *options]
+
+    def settings(self) -> dict[str, str]:
+        return {"BENCH_HUEY_FILE": str(self.file), "BENCH_HUEY_FSYNC": str(int(self._fsync))}
+
+
+def in_turn(runs: int, *steps: Callable[[], None]) -> None:
+    """Runs the steps one after the other, and all of them ``runs`` times: A B A B, so that both see the same machine."""
+    for _ in range(runs):
+        for step in steps:
+            step()
+
+
+def _fast_folder(folder: Path) -> Path:
+    """Where the slots' pages are never written to a disk."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else folder

@@ -1,0 +1,71 @@
+"""What the shell offers when the tab key is pressed. Whatever goes wrong, it offers nothing and says nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from mouso.app import Mouso
+    from mouso.cli.base import AppCommand
+
+
+def complete_values(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offers task names, queue names or words for the argument that is being typed."""
+    return _complete(ctx, None, incomplete)
+
+
+def complete_option(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offers what fits the option ``--task``, ``--queue`` or ``--state``."""
+    return _complete(ctx, (param.name or "").upper(), incomplete)
+
+
+def _complete(ctx: click.Context, kind: str | None, incomplete: str) -> list[CompletionItem]:
+    from mouso.cli.base import AppCommand
+
+    command = ctx.command
+    if not isinstance(command, AppCommand):
+        return []
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = _candidates(command, ctx, kind)
+    except Exception:
+        return []
+    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
+def _candidates(command: AppCommand, ctx: click.Context, kind: str | None) -> Iterable[str]:
+    target = command.split(ctx.params.get("arguments") or (), ctx.params.get("app"))
+    if kind is None:
+        if command.words and not target.values:
+            return command.words
+        if not command.value_names:
+            return ()
+        kind = command.value_names[min(len(target.values), len(command.value_names) - 1)].strip("[].")
+    match kind:
+        case "STATE":
+            from mouso.job import JobState
+
+            return list(JobState)
+        case "TASK":
+            with target.open() as app:
+                return sorted(app.tasks)
+        case "QUEUE":
+            with target.open() as app:
+                return [queue.name for queue in app.queues()] if _is_there(app) else ()
+        case _:
+            return ()
+
+
+def _is_there(app: Mouso) -> bool:
+    """Whether the store exists: a press of the tab key must not create it."""
+    from mouso.config import BrokerURL
+
+    url = BrokerURL.parse(app.broker_url)
+    return url.scheme != "sqlite" or os.path.exists(url.path)

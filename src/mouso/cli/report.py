@@ -1,0 +1,72 @@
+"""What a person reads when a command fails, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from mouso.config import one_line, printable
+from mouso.errors import BrokerError, ConfigError, JobRejected, MousoError
+
+FAILED, USAGE, TEMPORARY = 1, 2, 75
+"""Exit codes; 75 is EX_TEMPFAIL of sysexits.h: whoever starts us may try again."""
+
+
+class Failed(Exception):
+    """The command did not do (all of) what it was asked for; the text tells what."""
+
+
+def report(error: Exception) -> int:
+    """Writes one line about an error to stderr, after the traceback if ``$MOUSO_DEBUG`` is set.
+
+    Returns:
+        The exit code.
+    """
+    code, text = explain(error)
+    if os.environ.get("MOUSO_DEBUG", "0") not in ("", "0"):
+        text = (
+            "".join(printable(line) + "\n" for line in "".join(traceback.format_exception(error)).splitlines()) + text
+        )
+    complain("error", text)
+    return code
+
+
+def note(text: str) -> None:
+    """Writes a line to stderr that is worth knowing but no error."""
+    complain("note", printable(text))
+
+
+def complain(kind: str, text: str) -> None:
+    """Writes to stderr; a stderr that cannot be written to is nobody's loss."""
+    *before, line = text.splitlines() or [""]
+    try:
+        sys.stderr.write("".join(f"{one}\n" for one in [*before, f"mouso: {kind}: {line}"]))
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code for an error, and one printable line."""
+    match error:
+        case click.UsageError():
+            text = printable(" ".join(error.format_message().split()))
+            help_ = f"{error.ctx.command_path} --help" if error.ctx is not None else "mouso --help"
+            return USAGE, f"{text.rstrip('.;')} (see '{help_}')"
+        case click.ClickException():
+            return error.exit_code, printable(" ".join(error.format_message().split()))
+        case ConfigError() | JobRejected():
+            return USAGE, one_line(error)
+        case BrokerError():
+            return TEMPORARY, one_line(error)
+        case MousoError() | Failed():
+            return FAILED, one_line(error)
+        case OSError(strerror=str() as reason):
+            what = f"{error.filename}: {reason}" if error.filename else reason
+            return FAILED, printable(what)
+        case _:
+            hint = "set MOUSO_DEBUG=1 to see where"
+            return FAILED, f"this should not happen: {type(error).__name__}: {one_line(error)}; {hint}"

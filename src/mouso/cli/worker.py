@@ -1,0 +1,104 @@
+"""``mouso worker``. The app itself is imported by the worker's children, never here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from mouso.cli.base import Target, app_command
+from mouso.clock import seconds
+from mouso.config import LIMITS, closest, parse_queues, project_settings
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Whole(click.ParamType[int]):
+    """A whole number within the limits of a setting."""
+
+    name = "integer"
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        low, high = LIMITS[self.setting]
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+            raise click.UsageError(f"--{self.setting} {text!r:.40}: use a whole number from {low} to {high:,}", ctx)
+        return int(text)
+
+
+class Grace(click.ParamType[float]):
+    """A duration within the limits of the grace."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        low, high = LIMITS["grace"]
+        text = str(value)
+        try:
+            number = math.nan if text.lstrip().startswith("-") else seconds(text, "--grace")
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise click.UsageError(f"--grace {text!r:.40}: use {low} to {high:,} seconds, or a text such as 5m", ctx)
+        return number
+
+
+def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value.lower() not in LEVELS:
+        hint = closest(value.lower(), LEVELS) or f"there are {', '.join(LEVELS)}"
+        raise click.UsageError(f"--log-level {value!r:.40}: {hint}", ctx)
+    return value.lower()
+
+
+@app_command(example="mouso worker shop:app -Q mail=3,default -p 4 -c 16", json=False)
+@click.option("-Q", "--queues", metavar="QUEUES", help="Queues with their weights, mail=3,default; default: all.")
+@click.option("--strict", is_flag=True, help="Serve the queues in the order given, not in turn.")
+@click.option("-p", "--processes", type=Whole("processes"), help="Child processes; default: the usable CPUs.")
+@click.option("-c", "--concurrency", type=Whole("concurrency"), help="Jobs at once in each child; default: 8.")
+@click.option("--grace", type=Grace(), help="Time for running jobs to end at shutdown; default: 25 s.")
+@click.option("--name", help="What to call this worker; default: host and process id.")
+@click.option("--log-level", default="info", callback=_level, help="debug, info (default), warning or error.")
+def worker(
+    target: Target,
+    queues: str | None,
+    strict: bool,
+    processes: int | None,
+    concurrency: int | None,
+    grace: float | None,
+    name: str | None,
+    log_level: str,
+) -> int:
+    """Run jobs until told to stop (SIGTERM or Ctrl-C; SIGQUIT dumps all stacks).
+
+    What is not given here comes from [tool.mouso] in pyproject.toml.
+    """
+    from mouso.loading import locate_app
+    from mouso.worker import WorkerOptions, run
+
+    app, folder = locate_app(target.path)
+    settings = project_settings(folder)
+    chosen = queues if queues is not None else settings.queues
+    if strict and chosen is None:
+        raise click.UsageError("--strict needs the queues in their order: -Q mail,default")
+    if name is not None and not (0 < len(name) <= 100 and name.isprintable()):
+        raise click.UsageError(f"--name {name!r:.80}: use 1 to 100 printable characters")
+    options: dict[str, Any] = {
+        "processes": processes if processes is not None else settings.processes,
+        "concurrency": concurrency if concurrency is not None else settings.concurrency,
+        "grace": grace if grace is not None else settings.grace,
+    }
+    return run(
+        WorkerOptions(
+            app=app,
+            folder="" if folder is None else str(folder),
+            queues=None if chosen is None else parse_queues(chosen),
+            strict=strict,
+            name=name,
+            log_level=log_level,
+            **{key: value for key, value in options.items() if value is not None},
+        )
+    )
