@@ -1,6 +1,6 @@
-"""The enqueueing side, in a process of its own: `python -m benchmarks.client COMMAND ARGUMENT …` prints one JSON object.
+"""The enqueueing side, in a process of its own: `python -m benchmarks.client COMMAND …` prints one JSON object.
 
-The peers' clients have the same commands. Rates are jobs per second by the wall clock, `cpu` is this process's µs per job.
+The peers' clients have the same commands. Rates are jobs per second of wall clock, `cpu` is this process's µs per job.
 """
 
 import asyncio

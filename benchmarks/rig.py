@@ -47,24 +47,28 @@ class Rig(ABC):
     def settings(self) -> dict[str, str]:
         """Environment variables for both."""
 
-    def _env(self) -> dict[str, str]:
+    def _env(self, **more: str) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("MOUSO_")}
-        return {**env, **self.settings(), slots.VARIABLE: str(self._memory), "PYTHONPATH": str(ROOT)}
+        return {**env, **self.settings(), slots.VARIABLE: str(self._memory), "PYTHONPATH": str(ROOT), **more}
 
-    def client(self, command: str, *arguments: object) -> dict[str, Any]:
-        """Runs a command of the client and returns its answer.
+    def client(self, command: str, *arguments: object, **settings: str) -> dict[str, Any]:
+        """Runs a command of the client, with other settings if need be, and returns its answer.
 
         Raises:
             RuntimeError: It failed; holds its last words.
         """
         done = subprocess.run(
             [*self.client_command(), command, *map(str, arguments)],
-            cwd=ROOT, env=self._env(), capture_output=True, text=True, check=False,
+            cwd=ROOT, env=self._env(**settings), capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"the client failed at {command}:\n{done.stderr[-2000:]}")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+    def fill(self, jobs: int) -> None:
+        """Enqueues no-op jobs, as fast as may be."""
+        self.client("fill", jobs)
 
     @contextmanager
     def worker(self, processes_: int = 2, concurrency: int = 8) -> Iterator[Worker]:
@@ -164,9 +168,12 @@ class HueyRig(Rig):
     def settings(self) -> dict[str, str]:
         return {"BENCH_HUEY_FILE": str(self.file), "BENCH_HUEY_FSYNC": str(int(self._fsync))}
 
+    def fill(self, jobs: int) -> None:
+        self.client("single", jobs, BENCH_HUEY_FSYNC="0")
+
 
 def in_turn(runs: int, *steps: Callable[[], None]) -> None:
-    """Runs the steps one after the other, and all of them ``runs`` times: A B A B, so that both see the same machine."""
+    """Runs the steps one after the other, ``runs`` times: A B A B, so that all see the same machine."""
     for _ in range(runs):
         for step in steps:
             step()

@@ -53,12 +53,10 @@ def latency(
         enqueue(number)
         calls.append((time.monotonic_ns() - now) / 1e6)
         began.append(now)
-    deadline = time.monotonic() + 10
-    while not all(slots.stamped(number) for number in range(_WARM_UP + starts)):
-        if time.monotonic() > deadline:
-            raise TimeoutError("some jobs did not start within 10 s")
-        time.sleep(0.01)
-    for number in range(_WARM_UP + results):
+        if number == _WARM_UP - 1:
+            _await(slots, _WARM_UP)
+    _await(slots, _WARM_UP + starts)
+    for number in range(_WARM_UP + starts, _WARM_UP + starts + _WARM_UP + results):
         time.sleep(_APART * random.uniform(0.75, 1.25))
         now = time.monotonic_ns()
         wait(enqueue(number))
@@ -68,3 +66,16 @@ def latency(
         "call": calls[_WARM_UP:],
         "result": waits[_WARM_UP:],
     }
+
+
+def _await(slots: Slots, jobs: int) -> None:
+    """Waits until the jobs 0 to ``jobs`` - 1 have started.
+
+    Raises:
+        TimeoutError: They have not within 20 s.
+    """
+    deadline = time.monotonic() + 20
+    while not all(slots.stamped(number) for number in range(jobs)):
+        if time.monotonic() > deadline:
+            raise TimeoutError("some jobs did not start within 20 s")
+        time.sleep(0.01)

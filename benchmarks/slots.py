@@ -85,7 +85,9 @@ class Slots:
         slots = range(_WIDTH, (1 + cells[0]) * _WIDTH, _WIDTH)
         firsts = [cells[slot + 1] for slot in slots if cells[slot + 1]]
         return Count(
-            sum(cells[slot] for slot in slots), min(firsts, default=0), max((cells[slot + 2] for slot in slots), default=0)
+            sum(cells[slot] for slot in slots),
+            min(firsts, default=0),
+            max((cells[slot + 2] for slot in slots), default=0),
         )
 
 

@@ -1,4 +1,4 @@
-"""CPU-bound work of a known amount, and two bare processes' time for it: `python -m benchmarks.spin JOBS ITERATIONS`."""
+"""CPU-bound work of a known amount, and bare processes that do it: `python -m benchmarks.spin JOBS ITERATIONS`."""
 
 import sys
 from time import monotonic, perf_counter

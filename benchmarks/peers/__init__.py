@@ -1,4 +1,4 @@
-"""Other job systems, in an environment of their own: `.venv-bench`, made from constraints/bench.txt at the first use."""
+"""Other job systems, in an environment of their own, `.venv-bench`, made of constraints/bench.txt at the first use."""
 
 import os
 import subprocess

@@ -52,7 +52,7 @@ def _enc_hook(value: Any) -> Any:
         return str(value)
     if _is_pydantic(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise NotImplementedError(f"a {type(value).__qualname__} cannot be encoded")
+    raise NotImplementedError(f"an object of type {type(value).__qualname__} cannot be encoded")
 
 
 def _dec_hook(kind: Any, value: Any) -> Any:
@@ -60,7 +60,9 @@ def _dec_hook(kind: Any, value: Any) -> Any:
         return kind(value)
     if _is_pydantic(kind):
         return kind.model_validate_json(_JSON.encode(value))
-    raise NotImplementedError(f"a {getattr(kind, '__qualname__', kind)} cannot be restored")
+    if kind is object:
+        return value
+    raise NotImplementedError(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
 
 
 def _is_pydantic(kind: Any) -> bool:
@@ -102,6 +104,9 @@ class Signature:
             ) from None
         hints = type_hints(function)
         parameters = [p for p in signature.parameters.values() if p.name not in injected]
+        for p in parameters:
+            if p.name.startswith("__"):
+                raise ConfigError(f"task {name}: an argument cannot be called {p.name!r}; drop the underscores")
         self._injected = injected
         self._signature = signature.replace(parameters=parameters)
         self._kinds = {p.name: p.kind for p in parameters}
@@ -510,10 +515,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)
-    name = type(value).__qualname__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    shows_itself = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return str(value) if shows_itself else type(value).__qualname__
 
 
 def _preview(payload: object) -> str:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 import msgspec
 
 from mouso.clock import SYSTEM
-from mouso.errors import ErrorInfo, OptionError
+from mouso.errors import ErrorInfo, OptionError, shown
 
 
 class JobState(StrEnum):
@@ -270,7 +270,7 @@ def new_id() -> str:
 def check_id(value: str) -> str:
     """Returns ``value`` if it is a valid job id, else raises ``OptionError``."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise OptionError(f"id={value!r:.80} is no job id; use 1 to 128 of A-Z a-z 0-9 _ . : -")
+        raise OptionError(f"id={shown(value)} is no job id; use 1 to 128 of A-Z a-z 0-9 _ . : -")
     return value
 
 
@@ -281,6 +281,6 @@ def check_name(value: str, what: str) -> str:
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or not value.isprintable() or ".." in value:
         raise OptionError(
-            f"{what} name {value!r:.80} is not usable; use 1 to 255 printable characters, no spaces, slashes or '..'"
+            f"{what} name {shown(value)} is not usable; use 1 to 255 printable characters, no spaces, slashes or '..'"
         )
     return value

@@ -183,7 +183,7 @@ class Bench:
         """Starts a worker and does not wait."""
         log = self.folder / f"worker-{next(self._numbers)}.log"
         command = [sys.executable, "-m", "mouso", "worker", app, *arguments]
-        paths = f"{self.folder}{os.pathsep}{ROOT}"
+        paths = os.pathsep.join(filter(None, [str(self.folder), str(ROOT), os.environ.get("PYTHONPATH")]))
         variables = {**os.environ, history.VARIABLE: str(self.history_file), "PYTHONPATH": paths, **environment}
         worker = Worker(command, self.folder, variables, log)
         self.workers.append(worker)

@@ -294,7 +294,7 @@ class SQLiteHistory(History):
         return SQLiteBroker(BrokerURL.parse(f"sqlite:///{folder}/jobs.db?synchronous=normal"), clock=self.clock)
 
 
-@pytest.mark.parametrize(("history", "times"), [(MemoryHistory, 40), (SQLiteHistory, 100)])
+@pytest.mark.parametrize(("history", "times"), [(MemoryHistory, 100), (SQLiteHistory, 300)])
 def test_a_broker_shows_what_the_memory_broker_shows(history: type[History], times: int) -> None:
     """The same history leaves the same jobs, queues, workers and leases on every broker."""
     run_state_machine_as_test(

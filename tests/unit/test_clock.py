@@ -70,7 +70,7 @@ def test_what_is_no_duration_is_refused_with_an_example(written: str | float) ->
     ],
 )
 def test_a_duration_of_more_than_a_hundred_years_is_refused(written: float | str | timedelta) -> None:
-    with pytest.raises(ValueError, match="delay=.* is longer than a hundred years") as caught:
+    with pytest.raises(ValueError, match=r"delay=.* is longer than a hundred years") as caught:
         seconds(written, "delay")
     assert len(str(caught.value)) < 200
 
@@ -118,8 +118,9 @@ def test_the_doubled_hour_of_a_zone_is_told_apart() -> None:
 
 
 class NoOffset(tzinfo):
-    def utcoffset(self, moment: datetime | None, /) -> None:
-        return None
+    def utcoffset(self, moment: datetime | None, /) -> None: ...
+    def dst(self, moment: datetime | None, /) -> None: ...
+    def tzname(self, moment: datetime | None, /) -> None: ...
 
 
 @pytest.mark.parametrize("naive", [datetime(2030, 1, 1), datetime(2030, 1, 1, tzinfo=NoOffset())])
@@ -145,7 +146,7 @@ def test_a_naive_datetime_is_refused_with_the_remedy(naive: datetime) -> None:
     ],
 )
 def test_an_instant_outside_1970_to_2262_is_refused(value: datetime | float) -> None:
-    with pytest.raises(ValueError, match="eta=.* lies outside the years 1970 to 2262"):
+    with pytest.raises(ValueError, match=r"eta=.* lies outside the years 1970 to 2262"):
         instant(value)
 
 

@@ -39,7 +39,7 @@ from mouso.brokers.base import (
 from mouso.clock import SYSTEM, Clock
 from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
-from mouso.job import FINAL, LIVE, TRANSITIONS, Job, JobState, Lease, Outcome, UniqueScope
+from mouso.job import FINAL, LIVE, Job, JobState, Lease, Outcome, UniqueScope, check_transition
 
 _WAITING = LIVE - {JobState.RUNNING}
 _DELAYED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
@@ -194,7 +194,7 @@ class MemoryBroker:
 
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
         for outcome in outcomes:
-            _check_move(JobState.RUNNING, outcome.state, outcome.id)
+            check_transition(JobState.RUNNING, outcome.state)
         with self._step():
             fenced = [outcome.key for outcome in outcomes if not self._settle(outcome, worker)]
             parked = self._park(worker, want)
@@ -224,13 +224,8 @@ class MemoryBroker:
         if state in _DELAYED:
             changes["due"] = now + outcome.delay
         if state.final:
-            reason = outcome.reason if state is outcome.state else "cancelled"
-            changes |= {
-                "worker": worker,
-                "run_seconds": outcome.run_seconds,
-                "result": outcome.result,
-                "reason": reason,
-            }
+            changes |= {"worker": worker, "run_seconds": outcome.run_seconds, "result": outcome.result}
+            changes["reason"] = outcome.reason if state is outcome.state else "cancelled"
             record.keep = outcome.keep
         self._move(record, state, **changes)
         return True
@@ -259,24 +254,25 @@ class MemoryBroker:
 
     def _pick(self, want: Want) -> list[_Record]:
         """The jobs to claim, in the order to start them."""
-        waiting = {
-            queue: iter([r for r in records if want.tasks is None or r.job.task in want.tasks])
+        able = {
+            queue: [record for record in records if want.tasks is None or record.job.task in want.tasks]
             for queue, records in self._claimable().items()
         }
+        left = {queue: iter(records) for queue, records in able.items()}
         picked: list[_Record] = []
-        for queue, share in self._turns(want, waiting):
-            picked += islice(waiting.get(queue, ()), min(share, want.limit - len(picked)))
+        for queue, share in self._turns(want, able):
+            picked += islice(left.get(queue, ()), min(share, want.limit - len(picked)))
         return picked
 
-    def _turns(self, want: Want, queues: Collection[str]) -> Iterator[tuple[str, int]]:
+    def _turns(self, want: Want, able: Mapping[str, Collection[_Record]]) -> Iterator[tuple[str, int]]:
         """Which queue is asked for how many jobs, in turn: each for its share, then for what is left over."""
         if want.shares is not None:
             yield from want.shares
             yield from ((queue, want.limit) for queue, _ in want.shares)
-        elif queues:
+        elif able:
             self._store.turn += 1
-            names, first = sorted(queues), self._store.turn % len(queues)
-            for _ in range(want.limit):
+            names, first = sorted(able), self._store.turn % len(able)
+            for _ in range(min(want.limit, max(map(len, able.values())))):
                 yield from ((queue, 1) for queue in names[first:] + names[:first])
 
     def _claim(self, record: _Record, worker: str) -> Lease:
@@ -516,7 +512,7 @@ class MemoryBroker:
 
     def _move(self, record: _Record, state: JobState, **changes: Any) -> None:
         """Takes a job to its next state, the only way there; what belonged to the last state is gone."""
-        _check_move(record.job.state, state, record.job.id)
+        check_transition(record.job.state, state)
         fields: dict[str, Any] = {"due": None, "parked": False, "cancel_requested": False}
         fields |= {"worker": None, "run_seconds": None, "result": None, "reason": ""}
         fields |= {"state": state, "finished_at": self._clock.now() if state.final else None}
@@ -540,11 +536,6 @@ def _arrived(job: Job, now: int) -> Job:
     given["due"] = due if scheduled else None
     given["expires_at"] = job.expires_at if job.ttl is None else now + job.ttl
     return Job(**given, state=JobState.SCHEDULED if scheduled else JobState.AVAILABLE, enqueued_at=now)
-
-
-def _check_move(old: JobState, new: JobState, id: str) -> None:
-    if new not in TRANSITIONS[old]:
-        raise ValueError(f"job {id} cannot go from {old} to {new}")
 
 
 def _ended_as(job: Job, state: JobState) -> JobState:

@@ -48,7 +48,7 @@ def find_files(root: Path) -> list[str]:
     """
 
     def refuse(error: OSError) -> None:
-        if error.filename is None or os.path.samefile(error.filename, top):
+        if error.filename == str(top):  # a forbidden folder further down is just left out
             raise WrongFolder(f"{root} cannot be read: {error.strerror}")
 
     try:

@@ -118,7 +118,7 @@ class Executor:
                 value = run.task.invoke(run.context, run.args, run.kwargs)
             return self._completed(run, value)
         except BaseException as error:
-            return self._ended(run, error)
+            return self.ended(run, error)
         finally:
             CURRENT.reset(token)
 
@@ -132,7 +132,7 @@ class Executor:
                 value = await run.task.invoke(run.context, run.args, run.kwargs)
             return self._completed(run, value)
         except BaseException as error:
-            return self._ended(run, error)
+            return self.ended(run, error)
 
     def _around(self, layers: Sequence[Middleware], run: Run) -> Callable[[], Any]:
         return compose(layers, run.context, lambda: run.task.invoke(run.context, run.args, run.kwargs))
@@ -154,7 +154,7 @@ class Executor:
             keep=int(keep * 1000) if not isinstance(keep, bool) else None,
         )
 
-    def _ended(self, run: Run, error: BaseException) -> Outcome:
+    def ended(self, run: Run, error: BaseException) -> Outcome:
         """What an exception makes of the job."""
         seconds_run = SYSTEM.monotonic() - run.started
         if isinstance(error, JobControl) and not isinstance(error, Retry):

@@ -19,6 +19,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from mouso.app import Mouso
 from mouso.clock import SYSTEM
@@ -69,7 +70,7 @@ class Pool:
         self._threads = 0
         self._slots = list(range(2 * concurrency - 1, concurrency - 1, -1))
         self._runs: dict[int | str, Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Outcome]] = set()
         self._outcomes: deque[Outcome] = deque()
         self._reports: dict[int | str, tuple[int | str, int, Progress]] = {}
         self._flushed = self._reported = 0.0
@@ -239,21 +240,26 @@ class Pool:
             if isinstance(run, Run):
                 task = self._loop.create_task(self._run_coroutine(run))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(partial(self._coroutine_done, run))
             else:
                 self._coroutine_ended(run)
 
-    async def _run_coroutine(self, run: Run) -> None:
+    async def _run_coroutine(self, run: Run) -> Outcome:
         slot = self._slots.pop()
         task = asyncio.current_task()
         assert task is not None
         run.stop = task.cancel
         self._begin(run, slot)
         try:
-            outcome = await self._executor.run_coroutine(run)
+            return await self._executor.run_coroutine(run)
         finally:
             self._end(run, slot)
             self._slots.append(slot)
+
+    def _coroutine_done(self, run: Run, task: asyncio.Task[Outcome]) -> None:
+        self._tasks.discard(task)
+        # Only a task that another one cancelled before its first step has no outcome of its own.
+        outcome = self._executor.ended(run, asyncio.CancelledError()) if task.cancelled() else task.result()
         self._coroutine_ended(outcome)
 
     def _coroutine_ended(self, outcome: Outcome) -> None:

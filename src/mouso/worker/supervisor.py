@@ -88,6 +88,7 @@ class Supervisor:
         self._retention: Retention
         self._info: WorkerInfo
         self._draining = False
+        self._failed = False
 
     # -- life
 
@@ -175,6 +176,7 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.critical("the supervisor failed", exc_info=task.exception())
+            self._failed = True
             self._stopped.set()
 
     async def _shut_down(self) -> int:
@@ -214,7 +216,7 @@ class Supervisor:
             log.error("the broker did not take the last outcomes; the jobs will run again")
             return 75
         log.info("stopped")
-        return 0
+        return 1 if self._failed else 0
 
     def _nothing_runs(self) -> bool:
         return not any(child.leases for child in self._children)
@@ -249,7 +251,7 @@ class Supervisor:
             case frames.Failed():
                 if not self._hello.done():
                     self._hello.set_exception(ConfigError(message.message))
-                else:
+                elif self._hello.exception() is None:
                     log.error("child %d cannot start: %s", child.pid, message.message)
 
     def _welcome(self, child: ChildProcess, hello: frames.Hello) -> None:
@@ -316,8 +318,8 @@ class Supervisor:
     def _stop_job(self, key: int | str, token: int) -> None:
         for child in self._children:
             lease = child.leases.get(key)
-            if lease is not None and lease.token == token and key not in child.stops:
-                child.stops[key] = SYSTEM.monotonic()
+            if lease is not None and lease.token == token:
+                child.stops.setdefault(key, SYSTEM.monotonic())
                 child.send(frames.Stop(key, "cancelled"))
 
     async def _upkeep(self) -> None:

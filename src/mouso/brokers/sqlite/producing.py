@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from mouso.brokers.base import Enqueued
 from mouso.job import Job, UniqueScope
 
+_NEXT_SEQ = """
+SELECT max(coalesce((SELECT max(seq) FROM mouso_jobs), 0), (SELECT value FROM mouso_meta WHERE key = 'last_deleted')) + 1
+"""
 _JOB = (
     "INSERT OR IGNORE INTO mouso_jobs (seq, id, task, queue, priority, enqueued_at, codec, options, unique_key,"
     " unique_scope, unique_period, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -24,11 +27,8 @@ def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: 
     Args:
         known_queues: Queue names known to be stored.
     """
-    (last,) = tx.execute(
-        "UPDATE mouso_meta SET value = value + ? WHERE key = 'seq' RETURNING value", (len(jobs),)
-    ).fetchone()
-    first = last - len(jobs) + 1
-    if not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, first, now):
+    (first,) = tx.execute(_NEXT_SEQ).fetchone()
+    if len(jobs) > 1 and not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, first, now):
         enqueued = [Enqueued(job.id, True) for job in jobs]
     else:
         enqueued = [_insert_one(tx, job, first + i, now) for i, job in enumerate(jobs)]
@@ -52,9 +52,7 @@ def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], first: int, now: 
 
 
 def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueued:
-    if tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
-        return Enqueued(job.id, False)
-    if job.unique:
+    if job.unique and not tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
         held_by = holder(tx, job.unique, now)
         if held_by:
             return Enqueued(held_by, False)
@@ -63,7 +61,8 @@ def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueue
                 "INSERT OR REPLACE INTO mouso_unique_periods VALUES (?, ?, ?)",
                 (job.unique, job.id, now + job.unique_period),
             )
-    tx.execute(_JOB, _job_row(job, seq, now))
+    if tx.execute(_JOB, _job_row(job, seq, now)).rowcount == 0:
+        return Enqueued(job.id, False)
     tx.execute(_LIVE, _live_row(job, seq, now))
     return Enqueued(job.id, True)
 

@@ -121,6 +121,9 @@ def finish(
 def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = False) -> None:
     """Deletes all that is kept of jobs but their tallies and, unless ``free_keys``, what they hold for a period."""
     keys = [(seq,) for seq in seqs]
+    if keys:
+        last = max(keys)
+        tx.execute("UPDATE mouso_meta SET value = max(value, ?) WHERE key = 'last_deleted'", last)
     if free_keys:
         tx.executemany(
             "DELETE FROM mouso_unique_periods WHERE (key, id) IN"

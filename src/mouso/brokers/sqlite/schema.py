@@ -5,7 +5,8 @@ every transition, small enough to stay in the cache) or ``mouso_history`` (writt
 final). So neither a claim nor a settle copies a payload: with everything in one table the same work cost
 13 µs a job instead of 9.
 
-``seq`` orders jobs by enqueue, never comes twice, and is the key that leases carry. In ``mouso_live`` the
+``seq`` orders jobs by enqueue and is the key that leases carry. It never comes twice, or a late outcome could hit a
+young job: ``last_deleted`` remembers the highest one that was deleted (a counter would cost each enqueue a page). In ``mouso_live`` the
 state ``parked`` stands for an available job whose task no worker knows; ``due`` is set exactly while a job
 is scheduled or retryable.
 """
@@ -23,7 +24,7 @@ CREATE TABLE mouso_meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO mouso_meta VALUES ('version', 0), ('seq', 0);
+INSERT INTO mouso_meta VALUES ('version', 0), ('last_deleted', 0);
 
 CREATE TABLE mouso_jobs (
     seq           INTEGER PRIMARY KEY,

@@ -104,6 +104,14 @@ class Heartbeats(Suite):
         broker.report(W1, [])
         assert [command.kind for command in join(broker)] == ["rejoin"]
 
+    def test_a_worker_that_left_is_forgotten(self, broker: Broker, clock: FakeClock) -> None:
+        """Forgets a worker that has left: nobody knows that it was ever reaped."""
+        join(broker)
+        clock.advance(LEASE + 1)
+        broker.reap(10)
+        broker.retire(W1)
+        assert join(broker) == []
+
     def test_workers_by_start(self, broker: Broker) -> None:
         """Workers that are known, by start."""
         for worker, started_at in ((W2, 20), (W3, 30), (W1, 10)):

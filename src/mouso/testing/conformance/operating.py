@@ -85,6 +85,15 @@ class Cancelling(Suite):
         assert settle(broker, outcome(lease, JobState.COMPLETED, result=b"1")) == []
         assert (read(broker, "a").state, read(broker, "a").result) == (JobState.COMPLETED, b"1")
 
+    def test_it_completes_also_beside_a_fenced_one(self, broker: Broker) -> None:
+        """A job that completes all the same stays completed, whatever else is settled with it."""
+        enqueue(broker, "a", "b")
+        a, b = claim(broker, 2)
+        settle(broker, release(b))
+        broker.cancel(["a"])
+        assert settle(broker, outcome(b, JobState.COMPLETED), outcome(a, JobState.COMPLETED)) == [b.key]
+        assert (state(broker, "a"), state(broker, "b")) == (JobState.COMPLETED, JobState.AVAILABLE)
+
     @pytest.mark.parametrize("final", sorted(FINAL))
     def test_a_final_job_is_left_as_it_is(self, broker: Broker, clock: FakeClock, final: JobState) -> None:
         """A final job is left as it is (``done``)."""

@@ -106,6 +106,13 @@ class Opening(Suite):
         broker.close()
         assert everything(make_broker()) == before
 
+    def test_many_open_a_new_store_at_once(self, make_broker: MakeBroker) -> None:
+        """Connects, creates an empty store's schema."""
+        brokers = [make_broker() for _ in range(4)]
+        together(*[broker.open for broker in brokers])
+        enqueue(brokers[0], "a")
+        assert [state(broker, "a") for broker in brokers] == [JobState.AVAILABLE] * 4
+
     def test_two_migrations_at_once(self, make_broker: MakeBroker) -> None:
         """Two at once: one does it, the other finds it done."""
         first, second = together(make_broker().migrate, make_broker().migrate)

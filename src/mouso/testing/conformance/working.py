@@ -485,6 +485,14 @@ class UnknownTasks(Suite):
         found = exchange(broker, 5, tasks=KNOWN)
         assert (ids(found.leases), found.parked) == (["a"], ["odd"])
 
+    def test_a_parked_job_is_seen_to_wait(self, broker: Broker, clock: FakeClock) -> None:
+        """It stays available, and its queue says how long it waits."""
+        enqueue(broker, "odd", task="odd")
+        exchange(broker, 10, tasks=KNOWN)
+        clock.advance(3)
+        [queue] = broker.queues()
+        assert (dict(queue.counts), queue.oldest) == ({JobState.AVAILABLE: 1}, 3000)
+
     @pytest.mark.parametrize("verb", ["cancel", "delete", "purge", "expire"])
     def test_a_parked_job_waits_like_any_other(self, broker: Broker, clock: FakeClock, verb: str) -> None:
         """It stays available."""
