@@ -134,6 +134,10 @@ class Mouso:
                     self._broker = connect(self.broker_url)
         return self._broker
 
+    @broker.setter
+    def broker(self, broker: Broker) -> None:
+        self._broker = broker
+
     def close(self) -> None:
         """Lets go of the broker's connections and threads; a later use opens them again."""
         self.listener.close()

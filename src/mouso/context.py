@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from datetime import datetime
@@ -13,6 +14,7 @@ from mouso.errors import MousoError, Retry
 from mouso.job import Progress
 
 T = TypeVar("T")
+F = TypeVar("F", float, None)
 
 _EVERY = 0.1
 """Seconds between the progress reports of ``track``."""
@@ -49,7 +51,6 @@ class Context:
     """
 
     __slots__ = (
-        "key",
         "_deadline",
         "_enqueued_at",
         "_report",
@@ -57,6 +58,7 @@ class Context:
         "attempt",
         "headers",
         "job_id",
+        "key",
         "key",
         "queue",
         "task",
@@ -138,7 +140,9 @@ class Context:
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Reports how far the job is; waiting callers and the CLI see it."""
         if self._report is not None:
-            self._report(self, Progress(done, total, message[:1000]))
+            self._report(
+                self, Progress(_finite(done, 0.0), None if total is None else _finite(total, None), _clean(message))
+            )
 
     def track(self, items: Iterable[T], total: float | None = None, message: str = "") -> Iterator[T]:
         """Yields the items, reporting progress at most ten times a second; each step is a point of cancellation.
@@ -179,6 +183,19 @@ class Context:
     def retry(self, exc: BaseException | None = None, countdown: Duration | None = None, **_: Any) -> None:
         """Raises ``Retry``, as Celery's ``self.retry`` does."""
         raise Retry(countdown, str(exc) if exc else "") from exc
+
+
+def _finite(number: float, otherwise: F) -> float | F:
+    """The number if it can be stored; a slip in a report must not harm its job."""
+    try:
+        number = float(number)
+    except OverflowError:
+        return otherwise
+    return number if math.isfinite(number) else otherwise
+
+
+def _clean(message: str) -> str:
+    return str(message)[:1000].encode("utf-8", "replace").decode()
 
 
 CURRENT: ContextVar[Context | None] = ContextVar("mouso_context", default=None)

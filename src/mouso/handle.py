@@ -168,8 +168,11 @@ class JobHandle(Generic[R]):
             if propagate:
                 raise error
             return error  # type: ignore[return-value]  # asked for
-        if self._task is not None:
-            return self._task.signature.decode_result(job.result, job.codec)  # type: ignore[no-any-return]  # R by annotation
+        task = self._task
+        if task is None or task.name != job.task:  # the called task's id or unique key may be held by another's job
+            task = self._app.tasks.get(job.task)
+        if task is not None:
+            return task.signature.decode_result(job.result, job.codec)  # type: ignore[no-any-return]  # R by annotation
         return decode_plain(job.result, job.codec)  # type: ignore[no-any-return]  # R is Any here
 
     # -- acting

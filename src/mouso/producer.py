@@ -77,7 +77,7 @@ class Producer:
         if not self._turn.acquire(timeout=self.timeout):
             return self._give_up(entry)
         try:
-            if entry.enqueued is None and entry.error is None:
+            while entry.enqueued is None and entry.error is None:
                 self._flush(deadline)
         finally:
             self._turn.release()
@@ -93,10 +93,12 @@ class Producer:
         jobs = entries[0].jobs if len(entries) == 1 else [job for entry in entries for job in entry.jobs]
         try:
             enqueued = self._broker().enqueue(jobs, timeout=max(deadline - SYSTEM.monotonic(), 0.01))
-        except Exception as error:
+        except BaseException as error:
             for entry in entries:
-                entry.error = error
-            return
+                entry.error = error if isinstance(error, Exception) else _interrupted()
+            if isinstance(error, Exception):
+                return
+            raise
         start = 0
         for entry in entries:
             entry.enqueued = enqueued[start : start + len(entry.jobs)]
@@ -122,33 +124,43 @@ class Producer:
         loop = asyncio.get_running_loop()
         flusher = self._flushers.get(loop)
         if flusher is None:
-            flusher = self._flushers[loop] = _LoopFlusher(self, loop)
+            flusher = self._flushers[loop] = _LoopFlusher(self)
         return await flusher.submit(jobs)
 
 
-class _LoopFlusher:
-    """Gathers the enqueues of one event loop while a flush is under way in a thread."""
+def _interrupted() -> OutcomeUnknown:
+    return OutcomeUnknown("the enqueue was interrupted in another thread; repeat the call with the same id")
 
-    def __init__(self, producer: Producer, loop: asyncio.AbstractEventLoop) -> None:
+
+class _LoopFlusher:
+    """Gathers the enqueues of one event loop while a flush is under way in a thread.
+
+    It holds no reference to its loop, which would keep every loop of the process alive.
+    """
+
+    def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._loop = loop
-        self._pending: list[tuple[Sequence[Job], asyncio.Future[list[Enqueued]]]] = []
+        self._pending: deque[tuple[Sequence[Job], asyncio.Future[list[Enqueued]]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        future: asyncio.Future[list[Enqueued]] = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Enqueued]] = loop.create_future()
         self._pending.append((jobs, future))
         if self._task is None:
-            self._task = self._loop.create_task(self._flush())
+            self._task = loop.create_task(self._flush(loop))
         return await future
 
-    async def _flush(self) -> None:
+    async def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while self._pending:
-                batch, self._pending = self._pending, []
-                jobs = [job for jobs, _ in batch for job in jobs]
+                batch = [self._pending.popleft()]
+                jobs = list(batch[0][0])
+                while self._pending and len(jobs) + len(self._pending[0][0]) <= BATCH:
+                    batch.append(self._pending.popleft())
+                    jobs += batch[-1][0]
                 try:
-                    enqueued = await self._loop.run_in_executor(None, self._producer.submit, jobs)
+                    enqueued = await loop.run_in_executor(None, self._producer.submit, jobs)
                 except Exception as error:
                     for _, future in batch:
                         if not future.done():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -103,7 +103,7 @@ class Call(Generic[P, R]):
             As ``delay``; batches of 1,000 that went before stay stored.
         """
         handles: list[JobHandle[R]] = []
-        source = iter(calls)
+        source = self._each(calls)
         while batch := [self._build_from(call) for call in islice(source, BATCH)]:
             handles += [JobHandle(self._app, e.id, self._task) for e in self._app.producer.submit(batch)]
         return handles
@@ -121,10 +121,15 @@ class Call(Generic[P, R]):
     async def amap(self, calls: Iterable[Any]) -> list[JobHandle[R]]:
         """``map`` for coroutines."""
         handles: list[JobHandle[R]] = []
-        source = iter(calls)
+        source = self._each(calls)
         while batch := [self._build_from(call) for call in islice(source, BATCH)]:
             handles += [JobHandle(self._app, e.id, self._task) for e in await self._app.producer.asubmit(batch)]
         return handles
+
+    def _each(self, calls: Iterable[Any]) -> Iterator[Any]:
+        if self._template.id is not None:
+            raise OptionError(f"task {self._task.name}: id= belongs to one job; map() makes one per call")
+        return iter(calls)
 
     def _build_from(self, call: Any) -> Job:
         if isinstance(call, Mapping):
@@ -179,7 +184,7 @@ class Task(Call[P, R]):
         self.context_parameter = _context_parameter(self.name, function, bind=bind)
         injected = frozenset({self.context_parameter[0]}) if self.context_parameter else frozenset[str]()
         self.signature = Signature(self.name, function, injected)
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
@@ -237,7 +242,7 @@ class Task(Call[P, R]):
 
     def apply_async(
         self,
-        args: Sequence[Any] = (),
+        args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         *,
         countdown: float | None = None,
@@ -250,7 +255,7 @@ class Task(Call[P, R]):
         if task_id is not None:
             options["id"] = task_id
         call: Any = self.options(**options)
-        return call.delay(*args, **(kwargs or {}))  # type: ignore[no-any-return]  # a JobHandle[R]
+        return call.delay(*(args or ()), **(kwargs or {}))  # type: ignore[no-any-return]  # a JobHandle[R]
 
 
 class AsyncTask(Task[P, R]):

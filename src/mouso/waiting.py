@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from mouso.brokers.base import Broker, JobUpdate
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerError
 
 Callback = Callable[[JobUpdate], object]
 
@@ -96,7 +95,7 @@ class Listener:
                 seen[job_id] = None  # a newcomer has seen nothing yet
         try:
             updates = self._broker().watch(seen, timeout=1.0)
-        except BrokerError as error:
+        except Exception as error:  # whatever it is, callers wait on: a dead listener would leave them hanging
             _log.debug("cannot look at jobs: %s", error)
             with self._changed:
                 self._changed.wait(_RETRY)

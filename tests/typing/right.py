@@ -58,7 +58,7 @@ async def adelay_gives_one_too() -> None:
 async def options_keep_the_arguments() -> None:
     assert_type(add.options(delay="10m", priority=50, unique=True).delay(4, 4), JobHandle[int])
     assert_type(await rank.options(queue="low").adelay("Ann"), JobHandle[list[int]])
-    assert_type(add.options(id="a").map([(1, 2)]), list[JobHandle[int]])
+    assert_type(add.options(priority=3).map([(1, 2)]), list[JobHandle[int]])
     assert_type(add.apply_async((4, 4), countdown=3, task_id="a"), JobHandle[int])
 
 

@@ -117,7 +117,7 @@ class Shop:
     def state(self, id_: str) -> JobState | None:
         """A job's state, None if it does not exist."""
         (job,) = self.broker.get([id_])
-        return job and job.state
+        return None if job is None else job.state
 
 
 @contextmanager

@@ -294,7 +294,7 @@ def test_a_value_of_a_type_arrives_or_is_refused_by_name(codec: str, data: st.Da
             ]
         )
     )
-    value = data.draw(values)
+    value: Any = data.draw(values)
     arrived = arrives(hint, value, codec)
     if isinstance(arrived, datetime) and arrived.utcoffset() is not None:
         assert arrived.astimezone(UTC) == value.astimezone(UTC)
@@ -391,7 +391,6 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (datetime, date(2030, 1, 2), "Invalid RFC3339"),
     (date, AWARE, "Invalid RFC3339"),
     (Item, {"name": "x", "price": "1"}, "dict would arrive as Item"),
-    (Item, Item("x", 1.5), "would arrive as Item"),  # type: ignore[arg-type]  # why: wrong on purpose
     (Movie, {"title": "Up", "more": 1}, "dict would arrive as dict"),
     (Base, Derived(x=1, y=2), "Derived would arrive as Base"),
     (Secretive, Secretive(password=pydantic.SecretStr("x")), "Secretive would arrive as Secretive"),
@@ -402,7 +401,6 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (str, "a\udcff", "surrogates not allowed"),
     (Any, {"\ud800": 1}, "surrogates not allowed"),
     (Any, 10**5000, "4300 digits"),
-    (Any, 10**310 * 10**700, "out of range"),
     (Any, object(), "an object of type object cannot be encoded"),
     (Any, Unequal(), "an object of type Unequal cannot be encoded"),
     (Any, [Unequal()], "an object of type Unequal cannot be encoded"),
@@ -438,8 +436,8 @@ def test_msgpack_refuses_integers_beyond_64_bits_by_name() -> None:
         one(int, 2**64, "msgpack")
 
 
-def test_json_carries_integers_of_some_hundred_digits_exactly() -> None:
-    assert one(int, 10**300 + 1) == 10**300 + 1
+def test_json_carries_integers_of_thousands_of_digits_exactly() -> None:
+    assert one(int, 10**4000 + 1) == 10**4000 + 1
 
 
 def test_a_list_whose_length_raises_is_refused_or_arrives() -> None:
@@ -493,7 +491,7 @@ def test_arguments_may_be_nested_to_a_limit(wrap: Callable[[Any], Any], codec: s
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_very_deep_arguments_are_refused(depth: int, codec: str) -> None:
-    with pytest.raises(JobRejected, match="contain themselves or are nested deeper"):
+    with pytest.raises(JobRejected, match=r"contain themselves or are nested deeper"):
         one(Any, nested(depth), codec)
 
 
@@ -772,7 +770,7 @@ def test_one_changed_byte_does_no_worse_than_a_bad_payload(data: st.DataObject) 
 
 @pytest.mark.parametrize("payload", [None, 7, "text"])
 def test_a_payload_that_is_not_even_bytes_is_bad(payload: Any) -> None:
-    with pytest.raises(BadPayload, match="the payload does not fit task shop.task"):
+    with pytest.raises(BadPayload, match=r"the payload does not fit task shop.task"):
         signature(int).decode(payload, "json")
 
 

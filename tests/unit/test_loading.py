@@ -57,7 +57,9 @@ def test_dotted_module_and_dotted_attribute(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["app", "mouso", "celery", "whatever"])
 def test_a_module_alone_when_it_holds_one_app(folder: Path, name: str) -> None:
-    write(folder, f"only_{name}.py", f"import mouso as m\n{name} = m.Mouso('one', broker='memory://x')\nagain = {name}\n")
+    write(
+        folder, f"only_{name}.py", f"import mouso as m\n{name} = m.Mouso('one', broker='memory://x')\nagain = {name}\n"
+    )
     assert load_app(f"only_{name}").name == "one"
 
 
@@ -227,7 +229,10 @@ BAD = {
     "base.py": ("raise BaseException('odd')\n", "base.py, line 1: BaseException: odd"),
     "syntax.py": ("x = 1\ndef f(:\n", "syntax.py, line 2: SyntaxError: invalid syntax"),
     "tabs.py": ("if 1:\n\tx = 1\n        y = 2\n", "tabs.py, line 3: TabError:"),
-    "missing.py": ("\nimport no_such_thing\n", "missing.py, line 2: ModuleNotFoundError: No module named 'no_such_thing'"),
+    "missing.py": (
+        "\nimport no_such_thing\n",
+        "missing.py, line 2: ModuleNotFoundError: No module named 'no_such_thing'",
+    ),
     "name.py": ("from json import nothing\n", "name.py, line 1: ImportError: cannot import name 'nothing'"),
     "url.py": ("from mouso import Mouso\napp = Mouso(broker='redis//u:secret@h')\n", "url.py, line 2: the broker URL"),
     "twice.py": (

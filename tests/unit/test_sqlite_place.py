@@ -63,7 +63,9 @@ def test_a_file_in_place_of_the_folder(folder: Path) -> None:
     assert "does not exist" in refused(connect(f"sqlite:///{folder / 'file' / 'jobs.db'}"))
 
 
-@pytest.mark.parametrize("content", [b"This is no database, but some text.\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(4096)])
+@pytest.mark.parametrize(
+    "content", [b"This is no database, but some text.\n" * 100, b"\x89PNG\r\n\x1a\n" + bytes(4096)]
+)
 def test_a_file_that_is_no_database(path: Path, broker: Broker, content: bytes) -> None:
     path.write_bytes(content)
     assert "is no intact SQLite database" in refused(broker)
@@ -240,7 +242,7 @@ def test_a_file_that_another_program_keeps_locked(path: Path, broker: Broker) ->
     broker.open()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(BrokerUnavailable, match="stayed locked by another program for 0.1 s; nothing was stored"):
+    with pytest.raises(BrokerUnavailable, match=r"stayed locked by another program for 0\.1 s; nothing was stored"):
         broker.enqueue([Job(id="a", task="t")], timeout=0.1)
     other.execute("ROLLBACK")
     other.close()

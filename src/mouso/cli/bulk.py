@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 
 from mouso.brokers.base import BATCH
-from mouso.cli.output import is_terminal, write_json
+from mouso.cli.output import is_terminal, say, write_json
 from mouso.cli.report import Failed
 
 E = TypeVar("E", bound=StrEnum)
@@ -53,7 +53,7 @@ def tell(results: Sequence[tuple[str, StrEnum]], good: Collection[StrEnum], *, a
         write_json([{"id": id_, "result": result.value} for id_, result in results])
     else:
         for id_, result in results:
-            click.echo(f"{id_}  {result.value}")
+            say(f"{id_}  {result.value}")
     bad = [(id_, result) for id_, result in results if result not in good]
     if not bad:
         return
@@ -75,7 +75,7 @@ def tell_count(results: Sequence[tuple[str, StrEnum]], good: StrEnum, *, as_json
     if as_json:
         write_json(dict(counts))
     else:
-        click.echo(f"{counts[good.value]:,} {good.value}")
+        say(f"{counts[good.value]:,} {good.value}")
     rest = ", ".join(f"{count:,} {result}" for result, count in counts.items() if result != good.value)
     if rest:
         raise Failed(f"not all jobs were {good.value}: {rest}")

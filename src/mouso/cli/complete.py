@@ -41,7 +41,8 @@ def _complete(ctx: click.Context, kind: str | None, incomplete: str) -> list[Com
 
 
 def _candidates(command: AppCommand, ctx: click.Context, kind: str | None) -> Iterable[str]:
-    target = command.split(ctx.params.get("arguments") or (), ctx.params.get("app"))
+    # Before the value of an option there are no params yet, only the arguments that were read so far.
+    target = command.split(ctx.params.get("arguments") or ctx.args, ctx.params.get("app"))
     if kind is None:
         if command.words and not target.values:
             return command.words

@@ -13,10 +13,11 @@ import click
 
 from mouso.cli.base import Target, app_command
 from mouso.cli.complete import complete_option
-from mouso.cli.output import is_terminal, write_json
+from mouso.cli.output import is_terminal, say, write_json
 from mouso.cli.payload import json_object, json_value, restore
 from mouso.cli.records import decoded
 from mouso.cli.report import note
+from mouso.clock import seconds
 from mouso.config import closest, printable
 from mouso.errors import OptionError
 from mouso.job import JobState
@@ -63,10 +64,12 @@ def enqueue(
     name, *texts = target.values
     _check_options(ctx, [name, *texts])
     options = _options(given)
-    args = [json_value(text, f"argument {number}") for number, text in enumerate(texts, 1)]
-    named = {} if kwargs is None else json_object(kwargs, "--kwargs")
+    if wait_timeout is not None:
+        _duration("wait-timeout", wait_timeout)
     with target.open() as app:
         task = _task(app, name)
+        args = [json_value(text, f"argument {number}") for number, text in enumerate(texts, 1)]
+        named = {} if kwargs is None else json_object(kwargs, "--kwargs")
         args_, kwargs_ = restore(task, args, named)
         handle = task.options(**options).delay(*args_, **kwargs_)
         if wait or wait_timeout is not None:
@@ -74,7 +77,7 @@ def enqueue(
         elif as_json:
             write_json({"id": handle.id, "task": task.name})
         else:
-            click.echo(handle.id)
+            say(handle.id)
 
 
 def _task(app: Mouso, name: str) -> Task[..., Any]:
@@ -111,6 +114,13 @@ def _integer(name: str, text: str) -> int:
     if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII):
         raise OptionError(f"--{name} {text!r:.40} is no whole number")
     return int(text)
+
+
+def _duration(name: str, text: str) -> None:
+    try:
+        seconds(text, f"--{name}")
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 def _time(name: str, text: str) -> datetime:

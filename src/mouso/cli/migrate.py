@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
 from mouso.cli.base import Target, app_command
-from mouso.cli.output import write_json
+from mouso.cli.output import say, write_json
 
 
 @app_command(example="mouso migrate shop:app")
@@ -20,6 +18,6 @@ def migrate(target: Target, as_json: bool) -> None:
     if as_json:
         write_json({"broker": url, "before": before, "after": after})
     elif before == after:
-        click.echo(f"{url}: schema version {after}, up to date")
+        say(f"{url}: schema version {after}, up to date")
     else:
-        click.echo(f"{url}: schema version {before} → {after}")
+        say(f"{url}: schema version {before}, now {after}")

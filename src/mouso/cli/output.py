@@ -49,13 +49,18 @@ class Column(NamedTuple):
     styles: Mapping[str, str] = {}
 
 
+def say(line: str = "") -> None:
+    """Writes a line to stdout. (click's ``echo`` would write UTF-8 where the terminal expects ASCII.)"""
+    sys.stdout.write(f"{line}\n")
+
+
 def write_json(document: Any) -> None:
     """Writes one JSON document to stdout, in ASCII where the terminal's encoding is not UTF-8."""
     text = msgspec.json.format(msgspec.json.encode(document, enc_hook=repr), indent=2).decode()
     text = _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     if "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower():
         text = "".join(c if c.isascii() else _escaped(c) for c in text)
-    click.echo(text)
+    say(text)
 
 
 def _escaped(character: str) -> str:
@@ -121,7 +126,7 @@ def _write_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> No
             cell.rjust(width) if column.right else cell.ljust(width)
             for column, cell, width in zip(columns, line, widths, strict=True)
         )
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def write_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -132,9 +137,9 @@ def write_fields(fields: Iterable[tuple[str, str]]) -> None:
     for name, value in shown:
         first, *more = [printable(line.expandtabs(4)) for line in value.split("\n")]
         title = click.style(name.ljust(width), bold=True) if bold else name.ljust(width)
-        click.echo(f"{title}  {first}".rstrip())
+        say(f"{title}  {first}".rstrip())
         for line in more:
-            click.echo(f"{'':{width}}  {line}".rstrip())
+            say(f"{'':{width}}  {line}".rstrip())
 
 
 # -- words for numbers -----------------------------------------------------------------------------------------------

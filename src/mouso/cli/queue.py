@@ -10,7 +10,7 @@ from mouso.brokers.base import BATCH
 from mouso.cli.base import Target, app_command
 from mouso.cli.bulk import confirm, counted, progress_bar
 from mouso.cli.names import known_queue, require_queue
-from mouso.cli.output import write_json
+from mouso.cli.output import say, write_json
 from mouso.clock import SYSTEM, moment, seconds
 from mouso.errors import OptionError
 from mouso.job import LIVE, JobState, check_name
@@ -45,7 +45,7 @@ def _tell(name: str, what: str, *, paused: bool, json: bool) -> None:
     if json:
         write_json({"queue": name, "paused": paused})
     else:
-        click.echo(f"{name}  {what}")
+        say(f"{name}  {what}")
 
 
 @app_command("QUEUE", example="mouso purge shop:app mail --yes")
@@ -71,4 +71,4 @@ def purge(target: Target, yes: bool, as_json: bool) -> None:
     if as_json:
         write_json({"queue": name, "purged": purged})
     else:
-        click.echo(f"{purged:,} deleted")
+        say(f"{purged:,} deleted")

@@ -157,7 +157,9 @@ def area(values: Sequence[float], label: str, unit: str, last: str, *, width: fl
     return svg(width, height, label, *parts)
 
 
-def treemap(groups: Sequence[tuple[str, Sequence[Box]]], label: str, *, width: float = 1080, height: float = 520) -> str:
+def treemap(
+    groups: Sequence[tuple[str, Sequence[Box]]], label: str, *, width: float = 1080, height: float = 520
+) -> str:
     """Groups of rectangles whose areas are their values; groups large enough bear their names."""
     totals = [sum(box.value for box in boxes) for _, boxes in groups]
     parts = []
@@ -225,8 +227,8 @@ def _short(value: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next number of the form 1, 2, 4 or 10 times a power of ten."""
+    """The next number that is easy to read and to halve."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 4, 10) if step * power >= value * 0.999)
+    return next(step * power for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if step * power >= value * 0.999)

@@ -22,10 +22,11 @@ from mouso.demo.measure import FileFacts, TooLarge, measure
 from mouso.demo.page import write_page
 from mouso.demo.source import Unreadable
 from mouso.demo.summary import Failure, Summary, summarize
-from mouso.errors import ErrorInfo
+from mouso.errors import BadPayload, ErrorInfo
 
 STORE = Path(os.environ.get("MOUSO_DEMO_STORE") or "mouso-demo")
-FILES = "files"
+FILES, REPORTS = "files", "report"
+"""Queues."""
 REPORT_ID = "demo-report"
 RECIPIENT = "you@mouso-demo.localhost"
 
@@ -71,7 +72,7 @@ class Report:
     lines: int
 
 
-@app.task(queue="report", attempts=5, backoff=exponential(0.5, cap=5))
+@app.task(queue=REPORTS, attempts=5, backoff=exponential(0.5, cap=5))
 def report(ctx: Context, root: str) -> Report:
     """Makes one page of all results and mails it."""
     ctx.progress(0, 3, "gathering the results")
@@ -118,9 +119,17 @@ def failures(limit: int = _MOST_FAILURES) -> list[Failure]:
     for job in app.jobs(task=analyse_file.name, state="dead", limit=limit):
         errors = app.job(job.id).errors
         error = errors[-1] if errors else ErrorInfo(type="", message=job.reason)
-        (path,), _ = analyse_file.signature.decode(job.payload, job.codec)
-        found.append(Failure(path=path, job=job.id, error=f"{error.type.rpartition('.')[2]}: {error.message}"))
+        found.append(Failure(path=path_of(job), job=job.id, error=f"{error.type.rpartition('.')[2]}: {error.message}"))
     return sorted(found)
+
+
+def path_of(job: Job) -> str:
+    """The path that a job was given; its id if somebody gave it other arguments."""
+    try:
+        (path,), _ = analyse_file.signature.decode(job.payload, job.codec)
+    except (BadPayload, ValueError):
+        return job.id
+    return str(path)
 
 
 def mail(ctx: Context, server: str, summary: Summary, page: Path) -> None:

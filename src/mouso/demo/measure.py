@@ -9,10 +9,10 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mouso.demo.source import Unreadable, read_file
+from mouso.demo.source import read_file
 
 MOST_BYTES = 2 << 20
-_WORST = 3
+_WORST = 8
 _MOST_IMPORTS = 200
 
 _EMPTY_TOKENS = frozenset(
@@ -26,6 +26,7 @@ _EMPTY_TOKENS = frozenset(
         tokenize.ENDMARKER,
     }
 )
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler)
 _LEAVES = (ast.Constant, ast.Name, ast.alias, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
 
@@ -98,7 +99,7 @@ def measure_text(path: str, text: str, size: int = 0) -> FileFacts:
     docs: set[int] = set()
     imports: set[str] = set()
     classes = 0
-    functions = []
+    functions: list[FunctionFacts] = []
     for node in _walk(tree, functions):
         match node:
             case ast.ClassDef():
@@ -107,6 +108,8 @@ def measure_text(path: str, text: str, size: int = 0) -> FileFacts:
                 imports.update(alias.name.partition(".")[0] for alias in names)
             case ast.ImportFrom(module=str() as module, level=0):
                 imports.add(module.partition(".")[0])
+            case _:
+                pass
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docs.update(_docstring_lines(node))
     code, comments = _lines_by_kind(text)
@@ -140,26 +143,25 @@ def _walk(tree: ast.Module, functions: list[FunctionFacts]) -> Iterator[ast.AST]
     counts: list[tuple[ast.AST, int]] = [(tree, 0)]
     while stack:
         node, scope = stack.pop()
-        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if function and counts[-1][0] is node:
-            _, decisions = counts.pop()
-            last = node.end_lineno or node.lineno
-            functions.append(
-                FunctionFacts(
-                    name=scope, line=node.lineno, lines=last - node.lineno + 1, complexity=decisions + 1
-                )
-            )
-            continue
-        yield node
-        if function or isinstance(node, ast.ClassDef):
-            scope = f"{scope}.{node.name}" if scope else node.name
-        if function:
+        if isinstance(node, _FUNCTIONS):
+            if counts[-1][0] is node:
+                functions.append(_facts(node, scope, counts.pop()[1]))
+                continue
             counts.append((node, 0))
+            scope = f"{scope}.{node.name}" if scope else node.name
             stack.append((node, scope))
+        elif isinstance(node, ast.ClassDef):
+            scope = f"{scope}.{node.name}" if scope else node.name
         elif decisions := _decisions(node):
             owner, count = counts[-1]
             counts[-1] = owner, count + decisions
+        yield node
         stack.extend((child, scope) for child in ast.iter_child_nodes(node) if not isinstance(child, _LEAVES))
+
+
+def _facts(node: ast.FunctionDef | ast.AsyncFunctionDef, name: str, decisions: int) -> FunctionFacts:
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    return FunctionFacts(name=name, line=node.lineno, lines=lines, complexity=decisions + 1)
 
 
 def _decisions(node: ast.AST) -> int:
@@ -201,6 +203,3 @@ def _lines_by_kind(text: str) -> tuple[set[int], set[int]]:
     except tokenize.TokenError:
         pass  # the parser, which decides, took it
     return code, comments
-
-
-__all__ = ["FileFacts", "FunctionFacts", "TooLarge", "Unreadable", "measure", "measure_text"]

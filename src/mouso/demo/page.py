@@ -40,8 +40,12 @@ def make_page(summary: Summary) -> str:
     """The page's text."""
     style = resources.files("mouso.demo").joinpath("page.css").read_text(encoding="utf-8")
     sections = [
-        _card("Where the code is", _map(summary), "wide", "Area: lines of code. Colour: mean complexity of a function."),
-        _card("Complexity of functions", _complexity(summary), note="How many functions have so many paths through them."),
+        _card(
+            "Where the code is", _map(summary), "wide", "Area: lines of code. Colour: mean complexity of a function."
+        ),
+        _card(
+            "Complexity of functions", _complexity(summary), note="How many functions have so many paths through them."
+        ),
         _card("What the lines are", _lines(summary)),
         _card("Jobs per second", _throughput(summary), note="Completed jobs, over the time that a worker ran."),
         _card("How long a job took", _run_times(summary), note="Up to so much time, from start to end of the run."),
@@ -162,7 +166,9 @@ def _run_times(summary: Summary) -> str:
 
 
 def _imports(summary: Summary) -> str:
-    bars = [Bar(name, count, f"{count:,} files import {name}") for name, count in summary.imports.most_common(_MOST_BARS)]
+    bars = [
+        Bar(name, count, f"{count:,} files import {name}") for name, count in summary.imports.most_common(_MOST_BARS)
+    ]
     return rows(bars, "Most imported modules")
 
 
@@ -171,7 +177,7 @@ def _worst(summary: Summary) -> str:
         f'<tr><td><code>{text(shortened(placed.function.name, 34))}</code><small title="{text(placed.path)}">'
         f"{text(shortened(placed.path, 40))}:{placed.function.line}</small></td>"
         f"<td>{placed.function.lines:,}</td><td>{placed.function.complexity:,}</td></tr>"
-        for placed in summary.worst[:8]
+        for placed in summary.worst
     )
     return f"<table><thead><tr><th>Function</th><th>Lines</th><th>Paths</th></tr></thead><tbody>{lines}</tbody></table>"
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from mouso.job import Job
 
 TOP = "(top level)"
 
-_WORST = 12
+_WORST = 8
 _LONGEST_PAUSE = 2000
 
 
@@ -149,6 +150,6 @@ def _relative(fact: FileFacts, root: str) -> FileFacts:
 def _working_time(instants: Sequence[int]) -> list[int]:
     """Instants as ms since the first of them, with every pause cut down to two seconds."""
     times: list[int] = []
-    for earlier, later in zip(instants, instants[1:], strict=False):
+    for earlier, later in pairwise(instants):
         times.append(min(later - earlier, _LONGEST_PAUSE) + (times[-1] if times else 0))
     return [0, *times] if instants else []

@@ -6,7 +6,8 @@ Its life: the app is imported → lifespans are entered → ``Hello`` → jobs c
 socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
 
 The main thread runs the event loop for coroutines; a reader thread takes frames and keeps time, so that neither is
-held up by a job that blocks the loop.
+held up by a job that blocks the loop. Handlers of events have a thread of their own, so that a slow one holds up
+nothing. A child whose reader or worker thread fails is of no use to anybody: it ends, and is replaced.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import contextlib
 import faulthandler
 import logging
 import os
+import queue
 import select
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -29,7 +32,9 @@ import msgspec
 
 from mouso.app import Mouso
 from mouso.clock import SYSTEM
-from mouso.errors import ConfigError
+from mouso.config import one_line
+from mouso.errors import BrokerError, ConfigError
+from mouso.events import Event
 from mouso.loading import load_app
 from mouso.retry import Backoff
 from mouso.worker import frames
@@ -37,6 +42,10 @@ from mouso.worker.board import Board
 from mouso.worker.pool import Pool
 
 _WAIT_FOR_END = 0.05
+_LAST_EVENTS = 0.5
+_BROKEN = 70
+
+log = logging.getLogger("mouso.worker")
 
 
 class Child:
@@ -51,21 +60,32 @@ class Child:
         os.set_blocking(self._wake_out, False)
         self._sleeping = False
         self._ended: Callable[[], object] = lambda: None
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._teller: threading.Thread | None = None
 
     async def run(self, app: Mouso) -> None:
-        """Runs jobs until the supervisor says ``Exit`` or is gone."""
+        """Runs jobs until the supervisor says ``Exit`` or is gone.
+
+        Raises:
+            ConfigError: A lifespan failed at its start.
+        """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         self._ended = lambda: loop.call_soon_threadsafe(ended.set)
         async with AsyncExitStack() as lifespans:
             for lifespan in app.lifespans:
-                await lifespans.enter_async_context(lifespan())
+                try:
+                    await lifespans.enter_async_context(lifespan())
+                except Exception as error:
+                    raise ConfigError(_lifespan_failed(lifespan, error)) from error
             pool = Pool(app, loop, self._board, self._concurrency, self._send, self._kick)
             self._app = app
             self._send(_hello(app))
             reader = threading.Thread(target=self._read, args=(pool,), name="mouso-reader", daemon=True)
             reader.start()
-            await ended.wait()
+            while not ended.is_set():
+                with contextlib.suppress(asyncio.CancelledError):  # a job may cancel every task of the loop
+                    await ended.wait()
 
     def _send(self, message: frames.ToSupervisor) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone; the reader sees it too
@@ -82,22 +102,31 @@ class Child:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
-        pause = pool.tick()
+        pause = self._tick(pool)
         while True:
-            self._sleeping = pause is None or pause > 0.01
             ready = {fd for fd, _ in poll.poll(None if pause is None else pause * 1000)}
             self._sleeping = False
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
             if self._sock.fileno() in ready:
-                data = self._sock.recv(1 << 20)
+                try:
+                    data = self._sock.recv(1 << 20)
+                except OSError:  # the supervisor died with outcomes unread
+                    data = b""
                 if not data:
                     self._orphaned(pool)
                     return
                 for body in splitter.feed(data):
                     if not self._handle(frames.to_child.decode(body), pool):
                         return
-            pause = pool.tick()
+            pause = self._tick(pool)
+
+    def _tick(self, pool: Pool) -> float | None:
+        # Set before the tick looks at what there is: who comes after that look must find a sleeper to wake.
+        self._sleeping = True
+        pause = pool.tick()
+        self._sleeping = pause is None or pause > 0.01
+        return pause
 
     def _handle(self, message: frames.ToChild, pool: Pool) -> bool:
         match message:
@@ -106,19 +135,36 @@ class Child:
             case frames.Stop():
                 pool.stop(message.key, message.reason)
             case frames.Drain():
-                pool.give_back_waiting()
+                pool.drain()
             case frames.Happened():
-                for event in message.events:
-                    self._app.events.emit(event)
+                self._tell(message.events)
             case frames.Exit():
+                if self._teller is not None:
+                    self._events.put(None)
+                    self._teller.join(_LAST_EVENTS)
                 self._ended()
                 return False
         return True
 
+    def _tell(self, events: Sequence[Event]) -> None:
+        if self._teller is None:
+            self._teller = threading.Thread(target=self._tell_handlers, name="mouso-events", daemon=True)
+            self._teller.start()
+        for event in events:
+            self._events.put(event)
+
+    def _tell_handlers(self) -> None:
+        """The thread of the handlers."""
+        for event in iter(self._events.get, None):
+            try:
+                self._app.events.emit(event)
+            except BaseException:  # a handler that calls sys.exit
+                log.exception("a handler of %s failed", event.name)
+
     def _orphaned(self, pool: Pool) -> None:
         """The supervisor died: nobody takes outcomes any more, so nothing new is started."""
-        logging.getLogger("mouso.worker").warning("the supervisor of child %d is gone; ending", os.getpid())
-        pool.give_back_waiting()
+        log.warning("the supervisor of child %d is gone; ending", os.getpid())
+        pool.drain()
         deadline = SYSTEM.monotonic() + self._grace
         pause = threading.Event()
         while not pool.idle and SYSTEM.monotonic() < deadline:
@@ -127,6 +173,27 @@ class Child:
         self._ended()
         pause.wait(2.0)
         os._exit(1)  # lifespans or jobs that do not end
+
+
+def _lifespan_failed(lifespan: Callable[..., object], error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    name = getattr(lifespan, "__name__", "?")
+    where = f"{frame.filename}, line {frame.lineno}"
+    return f"the lifespan {name!r} failed at its start: {where}: {type(error).__name__}: {one_line(error)}"
+
+
+def _end_with_broken_thread(hook: Callable[[threading.ExceptHookArgs], object]) -> None:
+    """Lets an exception in a thread of Mouso's own end the process; those of jobs go to the hook that was there."""
+
+    def ended(details: threading.ExceptHookArgs) -> None:
+        if details.thread is None or not details.thread.name.startswith("mouso-"):
+            hook(details)
+            return
+        info = (details.exc_type, details.exc_value or details.exc_type(), details.exc_traceback)
+        log.critical("child %d is broken and ends", os.getpid(), exc_info=info)
+        os._exit(_BROKEN)
+
+    threading.excepthook = ended
 
 
 def _hello(app: Mouso) -> frames.Hello:
@@ -147,6 +214,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     _log_to_stderr(level)
+    _end_with_broken_thread(threading.excepthook)
     for inherited in (int(descriptor), int(board_descriptor)):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
     sock = socket.socket(fileno=int(descriptor))
@@ -154,15 +222,15 @@ def main(arguments: list[str]) -> int:
     child = Child(sock, board, int(slots), float(grace))
     try:
         app = load_app(path, folder=Path(folder))
-    except ConfigError as error:
-        frames.send(sock, frames.Failed(str(error)))
-        return 2
-    try:
+        if not app.tasks:
+            raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
         asyncio.run(child.run(app))
-    except Exception as error:
+    except (ConfigError, BrokerError) as error:
         with contextlib.suppress(OSError):
-            frames.send(sock, frames.Failed(f"a lifespan of {path} failed: {type(error).__name__}: {error}"))
-        logging.getLogger("mouso.worker").exception("a lifespan failed")
+            frames.send(sock, frames.Failed(str(error)))
+        return 2
+    except Exception:
+        log.exception("the event loop of child %d ended", os.getpid())
         return 1
     app.close()
     return 0

@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 
 from mouso.app import Mouso
-from mouso.clock import SYSTEM, seconds
+from mouso.clock import MAX_SECONDS, SYSTEM, seconds
 from mouso.context import CURRENT, Context, StopRequested
 from mouso.errors import BadPayload, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
 from mouso.job import Charge, JobState, Lease, Outcome, Progress
 from mouso.middleware import Middleware, compose
-from mouso.options import RunSettings
-from mouso.retry import Decision, class_name
+from mouso.options import MAX_ATTEMPTS, RunSettings
+from mouso.retry import Backoff, Decision, class_name
 from mouso.task import Task
 from mouso.worker.outcomes import failure, outcome_of
 
@@ -86,12 +86,12 @@ class Executor:
         try:
             if task is None:
                 raise BadPayload(f"task {lease.task!r} is not registered in this worker's app")
-            settings = task.settings if lease.options is None else task.run_settings(lease.options)
+            settings = task.settings if lease.options is None else _checked(task.run_settings(lease.options))
+            if not 0 <= lease.attempts < MAX_ATTEMPTS:
+                raise BadPayload(f"the stored number of attempts, {lease.attempts}, is out of range")
             args, kwargs = task.signature.decode(lease.payload, lease.codec)
-        except (BadPayload, msgspec.MsgspecError) as error:
-            log.error("job %s (%s) is dead: %s", lease.id, lease.task, error)
-            info = ErrorInfo(type="BadPayload", message=str(error), attempt=lease.attempts + 1, reason="bad_payload")
-            return outcome_of(lease, JobState.DEAD, reason="bad_payload", error=info)
+        except BaseException as error:  # a type of the app's own may raise anything when it is made
+            return _bad_payload(lease, error)
         run = Run(lease, task, settings, args, kwargs)
         run.started = SYSTEM.monotonic()
         run.context = Context(
@@ -159,6 +159,9 @@ class Executor:
         seconds_run = SYSTEM.monotonic() - run.started
         if isinstance(error, JobControl) and not isinstance(error, Retry):
             outcome = _controlled(run.lease, error)
+        elif run.context.stop_reason in ("shutdown", "fenced") and not isinstance(error, Retry):
+            # Whatever a task makes of its interruption, such as an error of the client that it was waiting for.
+            outcome = outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
         elif isinstance(error, (StopRequested, asyncio.CancelledError)) and run.context.should_stop:
             outcome = self._stopped(run, error)
         else:
@@ -173,9 +176,7 @@ class Executor:
             timed_out = TimeoutError(f"the attempt took longer than its timeout of {run.timeout:g} s")
             timed_out.__cause__ = error
             return self._failed(run, timed_out, timed_out=True)
-        if reason == "cancelled":
-            return outcome_of(run.lease, JobState.CANCELLED, reason="cancelled")
-        return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
+        return outcome_of(run.lease, JobState.CANCELLED, reason=reason)
 
     def _failed(self, run: Run, error: BaseException, *, timed_out: bool = False) -> Outcome:
         attempt = run.lease.attempts + 1
@@ -193,23 +194,56 @@ class Executor:
         )
 
 
+def _checked(settings: RunSettings) -> RunSettings:
+    """The settings of a job that brought options of its own.
+
+    Raises:
+        BadPayload: They are none that ``Task.options`` lets through.
+    """
+    backoff, keep = settings.policy.backoff, settings.keep_result
+    if isinstance(backoff, Backoff) and not (
+        0 <= backoff.jitter <= 1 and min(backoff.base, backoff.factor, backoff.cap) >= 0
+    ):
+        raise BadPayload(f"the stored back-off is out of range: {backoff}")
+    if settings.timeout is not None and not 0 < settings.timeout <= MAX_SECONDS:
+        raise BadPayload(f"the stored timeout, {settings.timeout:g} s, is out of range")
+    if not isinstance(keep, bool) and not 0 <= keep <= MAX_SECONDS:
+        raise BadPayload(f"the stored keep_result, {keep:g} s, is out of range")
+    return settings
+
+
+def _bad_payload(lease: Lease, error: BaseException) -> Outcome:
+    info = describe(error, max(lease.attempts, 0) + 1, "bad_payload")
+    if isinstance(error, (BadPayload, msgspec.MsgspecError)):
+        info = msgspec.structs.replace(info, type="BadPayload", traceback="")
+    log.error("job %s (%s) is dead (bad_payload): %s", lease.id, lease.task, info.message)
+    return outcome_of(lease, JobState.DEAD, reason="bad_payload", error=info)
+
+
 def describe(error: BaseException, attempt: int, reason: str) -> ErrorInfo:
     """An exception as it is stored; whatever its own methods do, this does not raise."""
     try:
-        message = str(error)
-    except Exception as broken:
+        message = f"the task called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except BaseException as broken:
         message = f"<str() of the exception raised {type(broken).__name__}>"
-    if isinstance(error, SystemExit):
-        message = f"the task called sys.exit({error.code!r})"
     try:
         text = "".join(traceback.format_exception(error, limit=-50))
-    except Exception:
+    except BaseException:
         text = ""
     if len(text) > _TRACEBACK:
         text = text[: _TRACEBACK // 2] + "\n…\n" + text[-_TRACEBACK // 2 :]
-    clean = message[:_MESSAGE].encode("utf-8", "replace").decode()
-    text = text.encode("utf-8", "replace").decode()
-    return ErrorInfo(type=class_name(type(error)), message=clean, traceback=text, attempt=attempt, reason=reason)
+    return ErrorInfo(
+        type=class_name(type(error)),
+        message=_clean(message[:_MESSAGE]),
+        traceback=_clean(text),
+        attempt=attempt,
+        reason=reason,
+    )
+
+
+def _clean(text: str) -> str:
+    """The text without lone surrogates, which no store takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _controlled(lease: Lease, error: JobControl) -> Outcome:
@@ -221,7 +255,7 @@ def _controlled(lease: Lease, error: JobControl) -> Outcome:
                 return failure(lease, Decision(None, "discarded"), describe(wrong, lease.attempts + 1, "discarded"))
             return outcome_of(lease, JobState.SCHEDULED, delay=int(delay * 1000))
         case Cancel():
-            return outcome_of(lease, JobState.CANCELLED, reason=str(error)[:1000])
+            return outcome_of(lease, JobState.CANCELLED, reason=describe(error, 0, "").message[:1000])
         case _:
             reason = "discarded" if isinstance(error, Discard) else type(error).__name__
             return failure(lease, Decision(None, reason), describe(error, lease.attempts + 1, reason))

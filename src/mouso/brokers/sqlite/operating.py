@@ -11,6 +11,14 @@ from mouso.brokers.sqlite import rows
 from mouso.brokers.sqlite.producing import holder
 from mouso.job import FINAL, LIVE, JobState, UniqueScope
 
+_OLDEST = """
+SELECT o.queue, min(j.enqueued_at) FROM (
+    SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available' GROUP BY queue
+    UNION ALL
+    SELECT l.queue, min(l.seq) FROM mouso_parked JOIN mouso_live l USING (seq) WHERE l.state = 'parked' GROUP BY l.queue
+) o JOIN mouso_jobs j USING (seq) GROUP BY 1
+"""
+
 
 def cancel(tx: sqlite3.Connection, ids: Sequence[str], now: int) -> list[CancelResult]:
     """Cancels waiting jobs, asks running ones to stop."""
@@ -171,14 +179,7 @@ def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
         counts.setdefault(queue, Counter())[JobState.AVAILABLE if state == rows.PARKED else JobState(state)] += n
     for queue, state, n in tx.execute("SELECT queue, state, n FROM mouso_tallies WHERE n > 0"):
         counts.setdefault(queue, Counter())[JobState(state)] += n
-    oldest = {
-        queue: max(now - at, 0)
-        for queue, at in tx.execute(
-            "SELECT l.queue, j.enqueued_at FROM"
-            " (SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available' GROUP BY queue) l"
-            " JOIN mouso_jobs j USING (seq)"
-        )
-    }
+    oldest = {queue: max(now - at, 0) for queue, at in tx.execute(_OLDEST)}
     infos = []
     for name in sorted(counts):
         paused, until = pauses.get(name, (False, None))

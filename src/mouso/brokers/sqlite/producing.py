@@ -9,7 +9,9 @@ from mouso.brokers.base import Enqueued
 from mouso.job import Job, UniqueScope
 
 _NEXT_SEQ = """
-SELECT max(coalesce((SELECT max(seq) FROM mouso_jobs), 0), (SELECT value FROM mouso_meta WHERE key = 'last_deleted')) + 1
+SELECT 1 + max(
+    coalesce((SELECT max(seq) FROM mouso_jobs), 0), (SELECT value FROM mouso_meta WHERE key = 'last_deleted')
+)
 """
 _JOB = (
     "INSERT OR IGNORE INTO mouso_jobs (seq, id, task, queue, priority, enqueued_at, codec, options, unique_key,"

@@ -6,9 +6,9 @@ final). So neither a claim nor a settle copies a payload: with everything in one
 13 µs a job instead of 9.
 
 ``seq`` orders jobs by enqueue and is the key that leases carry. It never comes twice, or a late outcome could hit a
-young job: ``last_deleted`` remembers the highest one that was deleted (a counter would cost each enqueue a page). In ``mouso_live`` the
-state ``parked`` stands for an available job whose task no worker knows; ``due`` is set exactly while a job
-is scheduled or retryable.
+young job: ``last_deleted`` remembers the highest one that was deleted (a counter would cost each enqueue a page).
+In ``mouso_live`` the state ``parked`` stands for an available job whose task no worker knows; ``due`` is set exactly
+while a job is scheduled or retryable.
 """
 
 from __future__ import annotations

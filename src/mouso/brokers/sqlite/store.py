@@ -1,8 +1,9 @@
 """One SQLite file, opened safely: transactions with a deadline, checkpoints, and errors in Mouso's words.
 
 **Checkpoints.** SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) can corrupt a WAL file when two connections
-checkpoint and write at the same instant (https://www.sqlite.org/wal.html, section 11.1). So automatic
-checkpoints are off, and one is made explicitly, with TRUNCATE, which takes the writer's lock first.
+checkpoint and write at the same instant (https://www.sqlite.org/wal.html, section 11.1). So automatic checkpoints are
+off, and one is made explicitly, with RESTART, which takes the writer's lock first. RESTART leaves the log at its
+length: a commit that overwrites is durable in 110 µs, one that must lengthen the file first in 200.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from mouso.brokers.sqlite import schema
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 
-CHECKPOINT_BYTES = 16 << 20
+CHECKPOINT_BYTES = 8 << 20
+_COMMIT_BYTES = 6 << 10
+_CHANGE_BYTES = 150
+_CHECKPOINT_PAUSE = 0.05
+_LOOK_BYTES = 128 << 10
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
 _NETWORK = {
@@ -59,6 +64,7 @@ class Store:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._next_checkpoint = 0.0
+        self._written = self._changes = self._log_size = self._look_at = 0
 
     def open(self) -> None:
         """Opens the file, creating or upgrading its tables; does nothing when it is open already."""
@@ -78,6 +84,7 @@ class Store:
                     writer.close()
                     raise
                 self._writer = writer
+                self._changes = writer.total_changes
 
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
@@ -121,7 +128,7 @@ class Store:
             except sqlite3.Error as error:
                 _roll_back(connection)
                 raise OutcomeUnknown(f"{self.path}: the commit failed ({error}); repeat the call") from error
-            self._checkpoint_if_due()
+            self._checkpoint_if_due(connection)
         finally:
             self._writing.release()
 
@@ -231,25 +238,36 @@ class Store:
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 1.5, 0.005)
 
-    def _checkpoint_if_due(self) -> None:
-        now = SYSTEM.monotonic()
-        if now < self._next_checkpoint:
+    def _checkpoint_if_due(self, connection: sqlite3.Connection) -> None:
+        """Checkpoints when enough was written. What the log holds cannot be asked without opening its file, which would
+        drop SQLite's locks; so it is this process's own writing that is estimated, and the file's growth that is seen.
+        """
+        changes = connection.total_changes
+        self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
+        self._changes = changes
+        if self._written < self._look_at:
             return
+        self._look_at = self._written + _LOOK_BYTES
         try:
             size = os.stat(self.path + "-wal").st_size
         except OSError:
             return
-        if size < CHECKPOINT_BYTES:
-            self._next_checkpoint = now + 0.01
+        now = SYSTEM.monotonic()
+        due = self._written >= CHECKPOINT_BYTES or size >= self._log_size + CHECKPOINT_BYTES
+        if not due or now < self._next_checkpoint:
             return
-        self._next_checkpoint = now + 0.1
-        connection = self._connect()
+        self._next_checkpoint = now + _CHECKPOINT_PAUSE
+        mode = "RESTART" if size < 4 * CHECKPOINT_BYTES else "TRUNCATE"
+        checkpointer = self._connect()
         try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = checkpointer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if not busy:
+                self._written, self._look_at = 0, _LOOK_BYTES
+                self._log_size = size if mode == "RESTART" else 0
         except sqlite3.Error:
-            pass  # a reader or writer was in the way; the next commit tries again
+            pass  # a reader or writer was in the way; a later commit tries again
         finally:
-            connection.close()
+            checkpointer.close()
 
     def _translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -80,7 +80,6 @@ class Reading(Suite):
             (JobFilter(after="a"), ""),
             (JobFilter(after="e", queue="default", limit=2), "cb"),
         ],
-        ids=str,
     )
     def test_find_narrows(self, broker: Broker, clock: FakeClock, where: JobFilter, expected: str) -> None:
         """None does not narrow. At most ``limit``."""

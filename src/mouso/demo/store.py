@@ -1,0 +1,84 @@
+"""The demo's folder: its store of jobs, the report, the mails, the worker's log, and what it was all about.
+
+A demo that was interrupted goes on with what is there; one that is complete starts afresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+_NOTE = "demo.json"
+_OWN_FILES = ("report.html", "worker.log", "demo.db", "demo.db-wal", "demo.db-shm", "demo.db-journal")
+
+
+class StoreInUse(Exception):
+    """The folder cannot be used; the text says why, and what to do."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the folder's jobs are about: the code base's path."""
+
+    root: str
+
+
+class Store:
+    """The folder, by its path as the user wrote it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "worker.log"
+        self.mails = folder / "mail"
+        self.page = folder / "report.html"
+        self.database = folder / "demo.db"
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder, and keeps other demos out of it as long as the block lasts, or this process lives.
+
+        Raises:
+            StoreInUse: It holds something else, or another demo runs there.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / _NOTE).exists() and any(self.folder.iterdir()):
+                raise StoreInUse(f"{self.folder} holds other files; name a new or empty folder with --store")
+            descriptor = os.open(self.folder / _NOTE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreInUse(f"{self.folder} cannot be used as the demo's folder: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise StoreInUse(f"another demo runs in {self.folder}; stop it, or name another --store") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    @property
+    def root(self) -> str:
+        """The code base that the stored jobs are about; empty if there are none."""
+        try:
+            return msgspec.json.decode((self.folder / _NOTE).read_bytes(), type=Note).root
+        except (OSError, msgspec.DecodeError):
+            return ""
+
+    def begin(self, root: str) -> None:
+        """Notes which code base the jobs to come are about."""
+        (self.folder / _NOTE).write_bytes(msgspec.json.encode(Note(root=root)))
+
+    def clear(self) -> None:
+        """Removes what earlier demos made, and nothing else."""
+        for name in _OWN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        for pattern in ("mail/*.eml", "mail/.*.eml-*", ".report.html-*"):
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
+        shutil.rmtree(f"{self.database}-bells", ignore_errors=True)

@@ -1,0 +1,47 @@
+"""All parts of the suite in one class."""
+
+from __future__ import annotations
+
+from mouso.testing.conformance.leases import Clocks, Heartbeats, Retiring
+from mouso.testing.conformance.operating import Cancelling, Deleting, Pausing, Retrying
+from mouso.testing.conformance.races import Races
+from mouso.testing.conformance.reading import Reading
+from mouso.testing.conformance.storing import Enqueueing, Opening, Transactions, UniqueKeys
+from mouso.testing.conformance.transitions import Transitions
+from mouso.testing.conformance.upkeep import Promoting, Pruning
+from mouso.testing.conformance.waiting import Waiting, Watching
+from mouso.testing.conformance.working import (
+    Claiming,
+    Reporting,
+    Settling,
+    Sharing,
+    UnknownTasks,
+)
+
+
+class BrokerConformance(
+    Opening,
+    Enqueueing,
+    UniqueKeys,
+    Transactions,
+    Waiting,
+    Watching,
+    Settling,
+    Reporting,
+    Claiming,
+    Sharing,
+    UnknownTasks,
+    Heartbeats,
+    Retiring,
+    Clocks,
+    Transitions,
+    Promoting,
+    Pruning,
+    Cancelling,
+    Retrying,
+    Deleting,
+    Pausing,
+    Reading,
+    Races,
+):
+    """All of it; subclass this under a name that begins with ``Test``."""

@@ -1,0 +1,18 @@
+"""The folder in which snippets and examples run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.scratch import Scratch
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Scratch]:
+    """A folder with workers; all of it ends with the test."""
+    made = Scratch(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,125 @@
+"""``mouso worker``: what it hands to the worker, and what it refuses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mouso.worker
+from mouso.worker import WorkerOptions
+from tests.unit.cli_kit import Shop, opened
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shop]:
+    with opened(tmp_path, monkeypatch, capsys) as shop:
+        yield shop
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[WorkerOptions]:
+    """Takes the place of the worker."""
+    calls: list[WorkerOptions] = []
+
+    def run(options: WorkerOptions) -> int:
+        calls.append(options)
+        return 0
+
+    monkeypatch.setattr(mouso.worker, "run", run)
+    return calls
+
+
+def test_defaults(shop: Shop, given: list[WorkerOptions]) -> None:
+    shop.ok("worker", "shop:app")
+    assert given == [WorkerOptions(app="shop:app", folder=str(shop.folder))]
+
+
+def test_the_app_is_not_imported_here(shop: Shop, given: list[WorkerOptions]) -> None:
+    shop.write("bad.py", "raise SystemExit('imported')")
+    shop.ok("worker", "bad:app")
+    assert given[0].app == "bad:app"
+
+
+def test_every_option(shop: Shop, given: list[WorkerOptions]) -> None:
+    line = "-A shop:app -Q mail=3,default --strict -p 4 -c 16 --grace 1m --name w1 --log-level DEBUG"
+    shop.ok("worker", *line.split())
+    assert given == [
+        WorkerOptions(
+            app="shop:app",
+            folder=str(shop.folder),
+            queues=(("mail", 3), ("default", 1)),
+            strict=True,
+            processes=4,
+            concurrency=16,
+            grace=60.0,
+            name="w1",
+            log_level="debug",
+        )
+    ]
+
+
+def test_the_settings_are_the_defaults(shop: Shop, given: list[WorkerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.write(
+        "pyproject.toml",
+        '[tool.mouso]\napp = "shop:app"\nprocesses = 2\nconcurrency = 3\nqueues = "a=2,b"\ngrace = 0\n',
+    )
+    (shop.folder / "docs").mkdir()
+    monkeypatch.chdir(shop.folder / "docs")
+    shop.ok("worker")
+    shop.ok("worker", "-p", "9", "-Q", "c")
+    assert given[0] == WorkerOptions(
+        app="shop:app", folder=str(shop.folder), processes=2, concurrency=3, queues=(("a", 2), ("b", 1)), grace=0.0
+    )
+    assert (given[1].processes, given[1].concurrency, given[1].queues) == (9, 3, (("c", 1),))
+
+
+def test_the_exit_code_is_the_workers(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mouso.worker, "run", lambda options: 75)
+    assert shop.run("worker", "shop:app").code == 75
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "abc", "1e9", "1025", "NaN", "1.5", "", " ", "٣", "9" * 5000, "0x2", "\udcff"]
+)
+def test_processes(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    assert "use a whole number from 1 to 1,024 (see 'mouso worker --help')" in shop.error(
+        2, "worker", "shop:app", "--processes", value
+    )
+    assert given == []
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (("-p=0",), "--processes '=0'"),
+        (("-c", "0"), "--concurrency '0': use a whole number from 1 to 10,000"),
+        (("-c", "10001"), "--concurrency '10001'"),
+        (("--grace", "-1"), "--grace '-1': use 0 to 86,400 seconds, or a text such as 5m"),
+        (("--grace", "NaN"), "--grace 'NaN'"),
+        (("--grace", "inf"), "--grace 'inf'"),
+        (("--grace", "2d"), "--grace '2d'"),
+        (("--grace", "soon"), "--grace 'soon'"),
+        (("-Q", "mail=0"), "the weight of queue 'mail' is '0'; use a whole number from 1 to 1000"),
+        (("-Q", "mail=1001"), "the weight of queue 'mail'"),
+        (("-Q", "mail,,x"), "names an empty queue"),
+        (("-Q", ""), "names an empty queue"),
+        (("-Q", "a,a"), "stands twice"),
+        (("-Q", "a b"), "queue name 'a b' is not usable"),
+        (("--strict",), "--strict needs the queues in their order"),
+        (("--name", ""), "--name '': use 1 to 100 printable characters"),
+        (("--name", "a\x1b"), "use 1 to 100 printable characters"),
+        (("--name", "x" * 101), "use 1 to 100 printable characters"),
+        (("--log-level", "debgu"), "--log-level 'debgu': did you mean 'debug'?"),
+        (("--log-level", "x"), "there are debug, info, warning, error"),
+        (("--proceses", "2"), "Did you mean '--processes'?"),
+        (("extra",), "'extra' is one argument too many"),
+    ],
+)
+def test_what_is_refused(shop: Shop, given: list[WorkerOptions], args: tuple[str, ...], text: str) -> None:
+    assert text in shop.error(2, "worker", "shop:app", *args)
+    assert given == []
+
+
+def test_no_app(shop: Shop, given: list[WorkerOptions]) -> None:
+    assert "no app is named" in shop.error(2, "worker")
+    assert "is no app path; did you mean 'src.shop:app'?" in shop.error(2, "worker", "src/shop.py")

@@ -1,0 +1,85 @@
+"""Code around every run."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mouso import Context
+from mouso.middleware import compose
+
+JOB = Context(job_id="a", task="shop.add")
+Call = Callable[[], Any]
+
+
+def test_without_layers_the_call_is_the_task_itself() -> None:
+    def task() -> int:
+        return 3
+
+    assert compose([], JOB, task) is task
+
+
+def test_the_first_layer_is_the_outermost() -> None:
+    order = []
+
+    def outer(job: Context, call: Call) -> Any:
+        order.append("outer in")
+        value = call()
+        order.append("outer out")
+        return value
+
+    def inner(job: Context, call: Call) -> Any:
+        order.append("inner")
+        return call()
+
+    assert compose([outer, inner], JOB, lambda: order.append("task") or 3)() == 3  # type: ignore[func-returns-value]  # why: short
+    assert order == ["outer in", "inner", "task", "outer out"]
+
+
+def test_a_layer_gets_the_context_of_the_run() -> None:
+    seen = []
+
+    def layer(job: Context, call: Call) -> Any:
+        seen.append(job)
+        return call()
+
+    compose([layer], JOB, lambda: None)()
+    assert seen == [JOB]
+
+
+def test_a_layer_may_change_the_value_or_answer_itself() -> None:
+    assert compose([lambda job, call: call() + 1], JOB, lambda: 3)() == 4
+    assert compose([lambda job, call: 7], JOB, lambda: 1 / 0)() == 7
+
+
+def test_a_layer_sees_the_exception_and_may_turn_it_into_a_value() -> None:
+    def layer(job: Context, call: Call) -> Any:
+        try:
+            return call()
+        except ZeroDivisionError:
+            return "caught"
+
+    assert compose([layer], JOB, lambda: 1 / 0)() == "caught"
+
+
+def test_an_exception_passes_through_layers_that_do_not_care() -> None:
+    with pytest.raises(ZeroDivisionError):
+        compose([lambda job, call: call()] * 3, JOB, lambda: 1 / 0)()
+
+
+def test_coroutine_layers_go_around_a_coroutine() -> None:
+    async def layer(job: Context, call: Call) -> Any:
+        return await call() + 1
+
+    async def task() -> int:
+        await asyncio.sleep(0)
+        return 3
+
+    assert asyncio.run(compose([layer, layer], JOB, task)()) == 5
+
+
+def test_a_call_can_be_made_twice() -> None:
+    runs = []
+    compose([lambda job, call: (call(), call())], JOB, lambda: runs.append(1))()
+    assert len(runs) == 2
