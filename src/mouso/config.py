@@ -5,13 +5,11 @@ The words of an error for a person are put together here too: ``closest``, ``pri
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
 import stat
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +123,8 @@ def _quote(path: str) -> str:
 
 def closest(word: str, candidates: Iterable[str], shape: str = "{}") -> str:
     """``did you mean 'x'?`` for the candidate nearest to ``word``, put into ``shape``; else an empty text."""
+    import difflib  # needed only for errors
+
     near = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {shape.format(near[0])!r}?" if near else ""
 
@@ -291,6 +291,8 @@ def _read_table(path: Path) -> dict[str, Any]:
             content = file.read(_MAX_CONFIG + 1)
         if len(content) > _MAX_CONFIG:
             raise ConfigError(f"{path} is larger than 1 MiB; that is no project file")
+        import tomllib  # needed by the command line only
+
         document = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -85,7 +85,6 @@ TRANSITIONS: Mapping[JobState, Mapping[JobState, str]] = MappingProxyType(
 """``{from: {to: what causes it}}``; a pair that is not here never happens."""
 
 
-
 def check_transition(old: JobState, new: JobState) -> None:
     """Raises ``ValueError`` for a move that ``TRANSITIONS`` does not have."""
     if new not in TRANSITIONS[old]:

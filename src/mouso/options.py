@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
@@ -280,4 +279,6 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
 
 def unique_key(task: str, payload: bytes) -> str:
     """The key of ``unique=True``: the task and a digest of its encoded arguments."""
+    import hashlib  # loads OpenSSL, which is needed here only
+
     return f"{task}:{hashlib.blake2b(payload, digest_size=16).hexdigest()}"

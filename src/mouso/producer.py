@@ -6,18 +6,21 @@ coroutines of one event loop share a flush in a thread.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from mouso.brokers.base import BATCH, Broker, Enqueued
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, OutcomeUnknown
 from mouso.job import Job
+
+if TYPE_CHECKING:
+    import asyncio
 
 CONNECTION: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
 """The caller's transaction that enqueues join."""
@@ -121,6 +124,8 @@ class Producer:
             return self.submit(jobs)  # the caller's connection belongs to this thread
         if self._pid != os.getpid():
             self._reset()
+        import asyncio  # 18 ms that programs without a loop are spared
+
         loop = asyncio.get_running_loop()
         flusher = self._flushers.get(loop)
         if flusher is None:
@@ -144,6 +149,8 @@ class _LoopFlusher:
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Enqueued]] = loop.create_future()
         self._pending.append((jobs, future))

@@ -25,6 +25,7 @@ _SHOWN = 10
     "--store",
     type=click.Path(path_type=Path),
     default=_DEFAULT_STORE,
+    envvar="MOUSO_DEMO_STORE",
     show_default=True,
     help="Where its store, report, mails and log go.",
 )
@@ -77,7 +78,7 @@ def _run(root: Path, files: list[str], store: Store, processes: int | None, *, f
         f"{ended.jobs:,} jobs in {ended.seconds:.1f} s, {rate:,.0f} jobs/s"
     )
     if ended.skipped:
-        click.echo(f"{ended.skipped:,} files were left out: their names are not valid UTF-8")
+        click.echo(f"Left out, because their names are not valid UTF-8: {ended.skipped:,}")
     for line in _closing(root, store):
         click.echo(line)
     return 0

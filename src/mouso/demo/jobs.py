@@ -119,7 +119,8 @@ def failures(limit: int = _MOST_FAILURES) -> list[Failure]:
     for job in app.jobs(task=analyse_file.name, state="dead", limit=limit):
         errors = app.job(job.id).errors
         error = errors[-1] if errors else ErrorInfo(type="", message=job.reason)
-        found.append(Failure(path=path_of(job), job=job.id, error=f"{error.type.rpartition('.')[2]}: {error.message}"))
+        text = ": ".join(part for part in (error.type.rpartition(".")[2], error.message) if part)
+        found.append(Failure(path=path_of(job), job=job.id, error=text))
     return sorted(found)
 
 

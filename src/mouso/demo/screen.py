@@ -30,7 +30,6 @@ class Tally:
     def __init__(self) -> None:
         self.done = self.total = self.dead = self.retrying = 0
         self.rate = 0.0
-        self.first: int | None = None
         self._seen: deque[tuple[float, int]] = deque()
 
     def update(self, counts: Mapping[JobState, int]) -> None:
@@ -40,8 +39,6 @@ class Tally:
         self.done = sum(n for state, n in counts.items() if state in FINAL)
         self.dead = counts.get(JobState.DEAD, 0)
         self.retrying = counts.get(JobState.RETRYABLE, 0)
-        if self.first is None:
-            self.first = self.done
         self._seen.append((now, self.done))
         while now - self._seen[0][0] > _WINDOW and len(self._seen) > 2:
             self._seen.popleft()

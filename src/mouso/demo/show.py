@@ -121,6 +121,8 @@ class _Show:
             licences = await stack.enter_async_context(LicenceService(self._root))
             smtp = await stack.enter_async_context(SmtpSink(self._store.mails))
             addresses = {"MOUSO_DEMO_LICENCES": licences.address, "MOUSO_DEMO_SMTP": smtp.address}
+            await asyncio.to_thread(self._look)
+            before = self._tally.done
             worker = Worker(APP, (FILES, REPORTS), self._processes, addresses, self._store.log, self._screen.say)
             await stack.enter_async_context(worker)
             screen = stack.enter_context(ExitStack())
@@ -131,7 +133,7 @@ class _Show:
             seconds = SYSTEM.monotonic() - began
             made = await _unless(worker, self._report())
             screen.close()  # the bar stands still while the worker ends
-            return Ended(made, self._tally.done - (self._tally.first or 0), seconds, skipped)
+            return Ended(made, self._tally.done - before, seconds, skipped)
 
     def _enqueue(self) -> int:
         """Enqueues a job for each file that has none; returns how many have a name that cannot be stored."""

@@ -1,0 +1,451 @@
+"""Enqueues: they share round trips, keep their deadline, and fail together or not at all."""
+
+import asyncio
+import gc
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from mouso import Job, Mouso
+from mouso.brokers.base import Broker, Enqueued
+from mouso.brokers.memory import MemoryBroker
+from mouso.errors import BrokerUnavailable, OutcomeUnknown
+from mouso.job import new_id
+from mouso.producer import Producer
+from tests.support import wait_until
+
+
+class Recorder:
+    """A broker that counts its round trips and can be held up.
+
+    Attributes:
+        sizes: How many jobs each ``enqueue`` was given.
+        before: Called with the number of the round trip, from 1, before it is made.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.sizes: list[int] = []
+        self.timeouts: list[float] = []
+        self.before: Callable[[int], object] = lambda number: None
+
+    def enqueue(self, jobs: Sequence[Job], *, connection: object = None, timeout: float = 5.0) -> list[Enqueued]:
+        self.sizes.append(len(jobs))
+        self.timeouts.append(timeout)
+        self.before(len(self.sizes))
+        return self.broker.enqueue(jobs, connection=connection, timeout=timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.broker, name)
+
+
+class Line:
+    """A producer in front of a memory broker whose first round trip lasts until ``go``."""
+
+    def __init__(self, timeout: float = 10.0) -> None:
+        self.memory = MemoryBroker()
+        self.recorder = Recorder(cast(Broker, self.memory))
+        self.recorder.before = self._hold
+        self.producer = Producer(lambda: cast(Broker, self.recorder), timeout)
+        self.held = threading.Event()
+        self.go = threading.Event()
+        self.then: Callable[[int], object] = lambda number: None
+        self._pool = ThreadPoolExecutor(100)
+
+    def _hold(self, number: int) -> None:
+        if number == 1:
+            self.held.set()
+            assert self.go.wait(30)
+        else:
+            self.then(number)
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go.set()
+        self._pool.shutdown()
+
+    def submit(self, *sizes: int) -> list[Future[list[Enqueued]]]:
+        """Hands over so many jobs from as many threads; the first one's round trip is under way, the others wait."""
+        first = self._pool.submit(self.producer.submit, jobs(sizes[0]))
+        assert self.held.wait(10)
+        others = [self._pool.submit(self.producer.submit, jobs(size)) for size in sizes[1:]]
+        wait_until(lambda: len(self.producer._waiting) == len(others))
+        return [first, *others]
+
+    @property
+    def stored(self) -> int:
+        return sum(sum(queue.counts.values()) for queue in self.memory.queues())
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(id=new_id(), task="shop.add") for _ in range(count)]
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Mouso]:
+    with Mouso("shop", broker=f"sqlite:///{tmp_path}/jobs.db", enqueue_timeout=0.3) as app:
+        app.broker.open()
+        yield app
+
+
+@pytest.fixture
+def recorder(sqlite: Mouso) -> Recorder:
+    """What the app's producer goes through."""
+    recorder = Recorder(sqlite.broker)
+    sqlite.producer = Producer(lambda: cast(Broker, recorder), 30.0)
+    return recorder
+
+
+def total(app: Mouso) -> int:
+    return sum(sum(queue.counts.values()) for queue in app.queues())
+
+
+# -- shared round trips
+
+
+def test_one_enqueue_is_one_round_trip() -> None:
+    recorder = Recorder(cast(Broker, MemoryBroker()))
+    batch = jobs(3)
+    assert Producer(lambda: cast(Broker, recorder)).submit(batch) == [Enqueued(job.id, True) for job in batch]
+    assert recorder.sizes == [3]
+
+
+def test_those_who_come_during_a_round_trip_share_the_next() -> None:
+    with Line() as line:
+        futures = line.submit(*[1] * 50)
+        line.go.set()
+        ids = {future.result(10)[0].id for future in futures}
+    assert line.recorder.sizes == [1, 49]
+    assert len(ids) == line.stored == 50
+
+
+def test_each_gets_what_became_of_its_own_jobs() -> None:
+    with Line() as line:
+        batches = [jobs(size) for size in (1, 3, 2)]
+        first = line._pool.submit(line.producer.submit, batches[0])
+        assert line.held.wait(10)
+        others = [line._pool.submit(line.producer.submit, batch) for batch in batches[1:]]
+        line.go.set()
+        for batch, future in zip(batches, [first, *others], strict=True):
+            assert [enqueued.id for enqueued in future.result(10)] == [job.id for job in batch]
+
+
+def test_a_round_trip_takes_a_thousand_jobs_at_most() -> None:
+    with Line() as line:
+        futures = line.submit(1, 600, 600, 600, 300)
+        line.go.set()
+        assert [len(future.result(10)) for future in futures] == [1, 600, 600, 600, 300]
+    assert max(line.recorder.sizes) <= 1000
+    assert line.stored == sum(line.recorder.sizes) == 2101
+
+
+def test_a_long_list_goes_in_batches_of_a_thousand() -> None:
+    recorder = Recorder(cast(Broker, MemoryBroker()))
+    assert len(Producer(lambda: cast(Broker, recorder)).submit(jobs(2500))) == 2500
+    assert recorder.sizes == [1000, 1000, 500]
+
+
+def test_threads_that_enqueue_at_once_share_commits(sqlite: Mouso, recorder: Recorder) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+    start = threading.Barrier(50)
+
+    def work(_: int) -> set[str]:
+        start.wait(30)
+        return {task.delay(n).id for n in range(20)}
+
+    with ThreadPoolExecutor(50) as pool:
+        ids = set().union(*pool.map(work, range(50)))
+    assert len(ids) == total(sqlite) == sum(recorder.sizes) == 1000
+    assert len(recorder.sizes) < 500
+
+
+def test_a_thousand_adelays_share_a_few_round_trips(sqlite: Mouso, recorder: Recorder) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+
+    async def main() -> set[str]:
+        return {handle.id for handle in await asyncio.gather(*(task.adelay(n) for n in range(1000)))}
+
+    assert len(asyncio.run(main())) == total(sqlite) == 1000
+    assert len(recorder.sizes) <= 3
+
+
+def test_more_adelays_than_a_batch_go_in_several(sqlite: Mouso, recorder: Recorder) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+
+    async def main() -> int:
+        return len(await asyncio.gather(*(task.adelay(n) for n in range(2500))))
+
+    assert asyncio.run(main()) == 2500
+    assert recorder.sizes == [1000, 1000, 500]
+
+
+def test_adelay_does_not_block_its_loop() -> None:
+    with Line() as line:
+
+        async def main() -> None:
+            enqueue = asyncio.create_task(line.producer.asubmit(jobs(1)))
+            while not line.held.is_set():
+                await asyncio.sleep(0.001)  # the loop goes on while the round trip is under way
+            line.go.set()
+            await enqueue
+
+        asyncio.run(main())
+    assert line.stored == 1
+
+
+def test_a_caller_that_is_cancelled_does_not_disturb_the_others() -> None:
+    with Line() as line:
+
+        async def main() -> list[Enqueued]:
+            first, second = (asyncio.create_task(line.producer.asubmit(jobs(1))) for _ in range(2))
+            while not line.held.is_set():
+                await asyncio.sleep(0.001)
+            first.cancel()
+            line.go.set()
+            return await second
+
+        assert len(asyncio.run(main())) == 1
+
+
+def test_one_app_serves_many_loops_and_keeps_none_alive() -> None:
+    producer = Producer(lambda: cast(Broker, MemoryBroker()))
+    loops = []
+
+    async def main() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await producer.asubmit(jobs(1))
+
+    for _ in range(3):
+        asyncio.run(main())
+    gc.collect()
+    assert [loop() for loop in loops] == [None, None, None]
+
+
+# -- the same job twice
+
+
+def test_the_same_id_twice_is_one_job(sqlite: Mouso) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+    first, second = (task.options(id="a").delay(n) for n in (1, 2))
+    assert first.id == second.id == "a"
+    (job,) = sqlite.jobs()
+    assert job.payload == b'{"x":1}'
+
+
+def test_the_same_id_twice_in_one_round_trip_is_one_job() -> None:
+    twins = [Job(id="a", task="shop.add"), Job(id="a", task="shop.add")]
+    producer = Producer(lambda: cast(Broker, memory))
+    memory = MemoryBroker()
+    assert producer.submit(twins) == [Enqueued("a", True), Enqueued("a", False)]
+
+
+def test_who_finds_a_unique_key_held_gets_the_holders_handle(sqlite: Mouso) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+    holder = task.options(unique="k").delay(1)
+    assert task.options(unique="k", id="b").delay(2) == holder
+    assert task.options(unique="k").map([(3,), (4,)]) == [holder, holder]
+    assert asyncio.run(task.options(unique="k").adelay(5)) == holder
+    assert total(sqlite) == 1
+
+
+# -- failures
+
+
+def test_a_round_trip_that_fails_fails_for_all_who_share_it() -> None:
+    def fail(number: int) -> None:
+        if number == 2:
+            raise BrokerUnavailable("no broker; nothing was stored")
+
+    with Line() as line:
+        line.then = fail
+        first, *others = line.submit(*[1] * 20)
+        line.go.set()
+        assert len(first.result(10)) == 1
+        for future in others:
+            with pytest.raises(BrokerUnavailable, match="nothing was stored"):
+                future.result(10)
+        assert line.stored == 1
+        assert len(line.producer.submit(jobs(1))) == 1
+
+
+def test_an_interrupted_round_trip_leaves_nobody_hanging() -> None:
+    def interrupt(number: int) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with Line() as line:
+        line.then = interrupt
+        _, *others = line.submit(*[1] * 5)
+        line.go.set()
+        errors = [future.exception(10) for future in others]
+    assert sorted(type(error).__name__ for error in errors) == ["KeyboardInterrupt"] + ["OutcomeUnknown"] * 3
+
+
+def test_an_adelay_that_fails_fails_for_all_who_share_it() -> None:
+    def fail(number: int) -> None:
+        raise BrokerUnavailable("no broker; nothing was stored")
+
+    recorder = Recorder(cast(Broker, MemoryBroker()))
+    recorder.before = fail
+    producer = Producer(lambda: cast(Broker, recorder))
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(producer.asubmit(jobs(1)) for _ in range(10)), return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(main())] == [BrokerUnavailable] * 10
+    assert recorder.sizes == [10]
+
+
+# -- deadlines
+
+
+def test_who_waits_in_vain_for_its_turn_has_stored_nothing() -> None:
+    with Line(timeout=0.2) as line:
+        line._pool.submit(line.producer.submit, jobs(1))
+        assert line.held.wait(10)
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=r"did not answer within 0\.2 s; nothing was stored, try again"):
+            line.producer.submit(jobs(1))
+        assert 0.15 <= time.monotonic() - started < 0.7
+    assert line.stored == 1
+
+
+def test_who_is_part_of_a_round_trip_that_does_not_end_cannot_know() -> None:
+    release = threading.Event()
+    with Line(timeout=0.5) as line:
+        line.then = lambda number: release.wait(30)
+        futures = line.submit(1, 1, 1, 1)
+        line.go.set()
+        wait_until(lambda: len(line.recorder.sizes) == 2)
+        errors = [future.exception(10) for future in futures if not wait_for_flusher(future)]
+        release.set()
+    assert errors
+    assert all(isinstance(error, OutcomeUnknown) for error in errors)
+    assert all("repeat the call with the same id" in str(error) for error in errors)
+    assert line.stored == 4
+
+
+def wait_for_flusher(future: Future[list[Enqueued]]) -> bool:
+    """Whether the call is the first one, or the one that makes the round trip: they end only when it does."""
+    try:
+        return future.exception(2) is None
+    except TimeoutError:
+        return True
+
+
+def test_the_time_spent_waiting_counts(sqlite: Mouso) -> None:
+    with Line(timeout=5) as line:
+        futures = line.submit(1, 1)
+        wait_until(lambda: line.producer._waiting)
+        line.go.set()
+        for future in futures:
+            future.result(10)
+    assert line.recorder.timeouts[1] < line.recorder.timeouts[0] <= 5
+
+
+@pytest.mark.parametrize("how", ["delay", "adelay", "map"])
+def test_a_locked_store_ends_in_an_error_within_the_deadline(sqlite: Mouso, tmp_path: Path, how: str) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+    ways: dict[str, Callable[[], object]] = {
+        "delay": lambda: task.delay(1),
+        "adelay": lambda: asyncio.run(task.adelay(1)),
+        "map": lambda: task.map([(1,), (2,)]),
+    }
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match="nothing was stored, try again"):
+                ways[how]()
+            assert 0.2 <= time.monotonic() - started < 0.8
+        other.execute("ROLLBACK")
+    assert total(sqlite) == 0
+    ways[how]()
+    assert total(sqlite) > 0
+
+
+LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_locked_by_another_process_does_too(sqlite: Mouso, tmp_path: Path) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+    command = [sys.executable, "-c", LOCK, str(tmp_path / "jobs.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                task.delay(1)
+            assert time.monotonic() - started < 0.8
+        other.communicate()
+    task.delay(1)
+
+
+def test_many_callers_of_a_locked_store_all_keep_the_deadline(sqlite: Mouso, tmp_path: Path) -> None:
+    task = sqlite.task(name="add")(lambda x: x)
+
+    def work(n: int) -> float:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            task.delay(n)
+        return time.monotonic() - started
+
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other, ThreadPoolExecutor(20) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        assert max(pool.map(work, range(20))) < 0.8
+    assert total(sqlite) == 0
+
+
+# -- fork
+
+FORK = """
+import os, sys, threading
+from mouso import Mouso
+app = Mouso("shop", broker=sys.argv[1])
+
+@app.task
+def add(x: int) -> None: ...
+
+ids = [add.delay(1).id]
+threads = [threading.Thread(target=lambda: [add.delay(n) for n in range(50)]) for _ in range(4)]
+for thread in threads:
+    thread.start()
+pid = os.fork()
+if pid == 0:
+    add.delay(2)
+    import asyncio
+    asyncio.run(add.adelay(3))
+    add.map([(n,) for n in range(10)])
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+for thread in threads:
+    thread.join()
+add.delay(4)
+print(sum(sum(queue.counts.values()) for queue in app.queues()))
+app.close()
+"""
+
+
+def test_a_forked_child_enqueues_as_its_parent_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK, f"sqlite:///{tmp_path}/jobs.db"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.stderr) == (str(1 + 200 + 12 + 1), "")
