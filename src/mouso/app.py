@@ -220,8 +220,10 @@ class Mouso:
             known = [n for n in self.tasks if n.rpartition(".")[2] == name]
             if len(known) == 1:
                 return self.tasks[known[0]]
-            hint = closest(name, self.tasks) or (
-                f"there are {', '.join(sorted(self.tasks))}" if self.tasks else "none is registered"
+            hint = (
+                closest(name, self.tasks)
+                or closest(name, {n.rpartition(".")[2] for n in self.tasks})
+                or (f"there are {', '.join(sorted(self.tasks))}" if self.tasks else "none is registered")
             )
             raise ConfigError(f"no task is called {name!r}; {hint}")
         return task

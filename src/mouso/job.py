@@ -152,16 +152,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         codec: ``"json"`` or ``"msgpack"``.
         priority: -100..100, higher first.
         delay: ms from the enqueue until it is due, by the broker's clock.
-        due: Instant from which it may run; given by the producer for ``eta``.
+        due: Instant from which it may run: from the producer for ``eta`` (``delay`` wins over it); a broker has it set
+            exactly while the job is scheduled or retryable.
         ttl: ms from the enqueue until it expires, by the broker's clock.
-        expires_at: Instant after which it is not started.
+        expires_at: Instant from which on it is not started.
         unique: Key that at most one job holds in its scope.
         unique_scope: How long the key is held.
         unique_period: ms, for the scope ``period``.
         options: Encoded ``JobOptions``, or None when nothing is overridden.
         parked: No worker so far knows the task; it waits for one.
-        worker: Who runs it, or ran it last.
-        run_seconds: How long the last run took.
+        worker: Who runs it, or settled it for good.
+        run_seconds: How long the last run took; like ``result`` and ``reason`` set in final states only.
         reason: Why it is dead, cancelled or expired.
         errors: Failed attempts, oldest first.
     """
@@ -226,6 +227,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):
     """What became of one claim. The broker makes it so, in one step, if the token still holds.
+
+    A completion has no charge, reason or error.
 
     Attributes:
         key, token, id, task, queue: As in the lease.

@@ -269,7 +269,8 @@ class Broker(Protocol):
             An id that is stored already, in any state, changes nothing and is reported as not created.
             A unique key that is held changes nothing and reports its holder. A key of scope ``queued`` is held until
             the job is first claimed, ``live`` until it is final, ``period`` for that long from its enqueue.
-            With ``connection`` the jobs exist if and only if the caller commits.
+            With ``connection`` the jobs exist if and only if the caller commits; workers find them by looking, within
+            a second.
         """
         ...
 
@@ -294,6 +295,9 @@ class Broker(Protocol):
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
         """Settles outcomes, then claims jobs, in one step.
 
+        Raises:
+            ValueError: An outcome's state is none of ``TRANSITIONS[RUNNING]``; nothing changes.
+
         Guarantees:
             An outcome is applied if its token is the job's last claim and the job is still running under it; else it
             changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
@@ -303,7 +307,7 @@ class Broker(Protocol):
             its place.
             A paused queue and an expired job are not claimed. No more than ``want.limit`` jobs are claimed.
             Every queue gets its share when all have enough; what one leaves, others take.
-            A job whose task is not in ``want.tasks`` is never claimed; if no other live worker knows it, it is parked
+            A job whose task is not in ``want.tasks`` is never claimed; if no other known worker knows it, it is parked
             and named. It stays available and is claimed like any other once a worker that knows it has heartbeat.
             Repeating it with the same outcomes reports them as fenced and changes nothing more.
         """
@@ -361,7 +365,7 @@ class Broker(Protocol):
         """Deletes finished jobs past their retention; returns how many.
 
         Guarantees:
-            Live jobs are not touched. A result with its own ``keep`` goes by that age. Oldest first.
+            Live jobs are not touched. A result with its own ``keep`` goes by that age. Oldest enqueued first.
             More than ``max_finished`` (``max_dead``) are cut down to it.
         """
         ...
@@ -390,7 +394,7 @@ class Broker(Protocol):
             Scheduled and retryable jobs are due now. Other live jobs are left alone (``live``), completed ones too
             (``done``).
             ``claims`` and past errors are kept; expiry, result, reason and a cancel request are cleared.
-            A job whose unique key another live job holds by now is left alone (``conflict``).
+            A job whose unique key another job holds by now is left alone (``conflict``).
         """
         ...
 

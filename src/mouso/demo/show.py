@@ -13,7 +13,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Awaitable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -86,6 +86,7 @@ class _Show:
         self._screen = screen
         self._tally = Tally()
         self._signal = 0
+        self._over = False
         self._paused = False
 
     async def run(self) -> Ended:
@@ -94,7 +95,8 @@ class _Show:
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
-            if not self._signal:  # make passes on what the terminal has sent already: once is enough
+            # Once is enough (make passes on what the terminal has sent already), and cleaning up is not disturbed.
+            if not self._signal and not self._over:
                 self._signal = number
                 task.cancel()
 
@@ -114,7 +116,6 @@ class _Show:
             await asyncio.to_thread(app.close)
             for number in numbers:
                 loop.remove_signal_handler(number)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def _perform(self) -> Ended:
         async with AsyncExitStack() as stack:
@@ -125,15 +126,20 @@ class _Show:
             before = self._tally.done
             worker = Worker(APP, (FILES, REPORTS), self._processes, addresses, self._store.log, self._screen.say)
             await stack.enter_async_context(worker)
-            screen = stack.enter_context(ExitStack())
-            screen.enter_context(self._screen)
-            began = SYSTEM.monotonic()
-            skipped = await _unless(worker, asyncio.to_thread(self._enqueue))
-            await _unless(worker, self._follow())
-            seconds = SYSTEM.monotonic() - began
-            made = await _unless(worker, self._report())
-            screen.close()  # the bar stands still while the worker ends
+            try:
+                with self._screen:
+                    skipped, seconds = await _unless(worker, self._analyse())
+                    made = await _unless(worker, self._report())
+            finally:
+                self._over = True
             return Ended(made, self._tally.done - before, seconds, skipped)
+
+    async def _analyse(self) -> tuple[int, float]:
+        """Enqueues the jobs and waits for them; returns how many files were left out, and the seconds it took."""
+        began = SYSTEM.monotonic()
+        skipped = await asyncio.to_thread(self._enqueue)
+        await self._follow()
+        return skipped, SYSTEM.monotonic() - began
 
     def _enqueue(self) -> int:
         """Enqueues a job for each file that has none; returns how many have a name that cannot be stored."""

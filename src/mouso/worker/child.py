@@ -36,6 +36,7 @@ from mouso.config import one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
 from mouso.loading import load_app
+from mouso.observe.logs import log_to_stderr
 from mouso.retry import Backoff
 from mouso.worker import frames
 from mouso.worker.board import Board
@@ -213,7 +214,7 @@ def main(arguments: list[str]) -> int:
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    _log_to_stderr(level)
+    log_to_stderr(level)
     _end_with_broken_thread(threading.excepthook)
     for inherited in (int(descriptor), int(board_descriptor)):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
@@ -234,15 +235,6 @@ def main(arguments: list[str]) -> int:
         return 1
     app.close()
     return 0
-
-
-def _log_to_stderr(level: str) -> None:
-    logger = logging.getLogger("mouso")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 if __name__ == "__main__":

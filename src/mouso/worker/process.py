@@ -62,8 +62,8 @@ class ChildProcess(asyncio.Protocol):
         self._no_ahead_until = 0.0
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
-        self._process: asyncio.subprocess.Process
-        self._waiter: asyncio.Task[None]
+        self._process: asyncio.subprocess.Process | None = None
+        self._waiter: asyncio.Task[None] | None = None
 
     async def spawn(self) -> None:
         """Starts the process."""
@@ -90,6 +90,7 @@ class ChildProcess(asyncio.Protocol):
         self._waiter = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
+        assert self._process is not None
         await self._process.wait()
         with contextlib.suppress(TimeoutError):  # what it sent before it died is still being read
             await asyncio.wait_for(self._lost.wait(), _LAST_WORDS)
@@ -109,12 +110,12 @@ class ChildProcess(asyncio.Protocol):
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return 0 if self._process is None else self._process.pid
 
     @property
     def returncode(self) -> int | None:
         """The exit code, negative for a signal; None while it lives."""
-        return self._process.returncode
+        return None if self._process is None else self._process.returncode
 
     def send(self, message: frames.ToChild) -> None:
         """Sends a message; to a dead child it is lost, which its exit will settle."""
@@ -131,12 +132,14 @@ class ChildProcess(asyncio.Protocol):
     def kill(self) -> None:
         """Ends it at once."""
         self.killed = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
 
     async def ended(self) -> None:
         """Waits until the process is gone and its exit was handled."""
-        await asyncio.shield(self._waiter)
+        if self._waiter is not None:
+            await asyncio.shield(self._waiter)
 
     def close(self) -> None:
         """Lets go of socket and board."""

@@ -26,6 +26,7 @@ from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
 from mouso.job import Charge, JobState, Outcome, Progress
+from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions, frames
 from mouso.worker.deaths import Coroner
 from mouso.worker.process import ChildProcess
@@ -54,6 +55,7 @@ def main(options: WorkerOptions) -> int:
         BrokerUnavailable: The broker did not answer at the start.
     """
     faulthandler.register(signal.SIGQUIT, all_threads=True)
+    log_to_stderr(options.log_level)
     return asyncio.run(Supervisor(options).run())
 
 
@@ -113,9 +115,10 @@ class Supervisor:
                 code = await self._shut_down()
             return code
         finally:
-            for child in self._children:
+            self._draining = True
+            for child in list(self._children):
                 child.kill()
-                child.close()
+                await child.ended()
 
     async def _first_hello(self) -> bool:
         """Waits until a child has loaded the app; False if the worker was stopped before."""

@@ -53,7 +53,10 @@ class Store:
     """
 
     def __init__(self, path: str, synchronous: str) -> None:
-        self.path = os.path.abspath(path)
+        try:
+            self.path = os.path.abspath(path)
+        except FileNotFoundError:
+            raise ConfigError(f"the current directory is gone, so {path} has no place; use an absolute path") from None
         self._synchronous = synchronous
         self._reset()
 

@@ -1,0 +1,17 @@
+"""The log of a worker's processes. Libraries only log; the command line decides where to, here."""
+
+from __future__ import annotations
+
+import logging
+
+_FORMAT = "%(asctime)s %(levelname)-8s %(message)s"
+
+
+def log_to_stderr(level: str) -> None:
+    """Writes the ``mouso`` loggers to standard error; the root logger and the app's own loggers are left alone."""
+    logger = logging.getLogger("mouso")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
