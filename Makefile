@@ -19,7 +19,7 @@ export PYTHON
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(READY) ## a worker, a schedule, a dashboard and sample jobs on SQLite (DIR=folder keeps them)
+demo: $(READY) ## analyse a real code base on SQLite: the standard library, or the one in DIR
 	@exec $(BIN)/mouso demo $(if $(DIR),--dir "$(DIR)")
 
 test: lint ## lint, then every test suite (TESTS=path, ARGS=options for pytest)
@@ -52,7 +52,7 @@ pins: $(DEV) ## take the versions that are installed over into constraints/dev.t
 
 clean: ## remove environments, caches and everything built
 	@rm -rf .venv .venv-* .venv*.log .tools build dist docs/_build .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .import_linter_cache .coverage htmlcov
+		.hypothesis .import_linter_cache .coverage htmlcov mouso-demo
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The development environment has all that the lean one has, so its stamp renews both.

@@ -9,7 +9,7 @@ from benchmarks.results import Row
 from benchmarks.rig import Rig, in_turn
 
 _SETTLE = 1.5
-_WARM = 100_000
+_WARM = 200_000  # by then SQLite's page cache is full
 _MANY = 1_000_000
 
 

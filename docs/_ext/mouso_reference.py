@@ -43,8 +43,8 @@ PLACES = {
 WIDTH, HEIGHT = 110, 36
 ROUTES: dict[tuple[JobState, JobState], tuple[str, tuple[int, int]]] = {
     (JobState.PENDING, JobState.AVAILABLE): ("M145,96 H241", (193, 88)),
-    (JobState.PENDING, JobState.SCHEDULED): ("M90,114 V214", (90, 168)),
-    (JobState.SCHEDULED, JobState.AVAILABLE): ("M132,218 L252,118", (186, 158)),
+    (JobState.PENDING, JobState.SCHEDULED): ("M90,114 V214", (96, 140)),
+    (JobState.SCHEDULED, JobState.AVAILABLE): ("M132,218 L252,118", (198, 192)),
     (JobState.RETRYABLE, JobState.AVAILABLE): ("M300,158 V118", (316, 141)),
     (JobState.AVAILABLE, JobState.RUNNING): ("M355,102 H521", (438, 118)),
     (JobState.RUNNING, JobState.AVAILABLE): ("M525,90 H359", (438, 82)),

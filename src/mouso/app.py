@@ -277,6 +277,8 @@ class Mouso:
         Raises:
             CapabilityError: The broker has no transactions, or the connection is of another database.
         """
+        if connection is None:
+            raise CapabilityError("enqueue_in needs a connection, not None")
         if not self.broker.capabilities.transactional:
             raise CapabilityError(
                 f"enqueue_in needs a broker with transactions; {self.broker.capabilities.name} has none"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CONNECTION: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
 """The caller's transaction that enqueues join."""
 
+_MOMENT = 0.25
+"""Seconds."""
+
 
 class _Entry:
     __slots__ = ("enqueued", "error", "jobs")
@@ -111,6 +114,9 @@ class Producer:
         try:
             self._waiting.remove(entry)
         except ValueError:
+            # It is under way in another thread, whose deadline is about the same: its answer is worth a moment.
+            if self._turn.acquire(timeout=_MOMENT):
+                self._turn.release()
             if entry.enqueued is not None or entry.error is not None:
                 return entry.result()
             raise OutcomeUnknown(

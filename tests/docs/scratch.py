@@ -41,12 +41,12 @@ class Scratch:
     # -- files and Python
 
     def write(self, name: str, text: str, *, more: bool = False) -> None:
-        """Writes a file; Python and the workers start anew, as a person would do it."""
+        """Writes a file. Python starts anew after it; workers end if the file is changed, as a person would do it."""
         path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.read_text() + "\n\n" + text if more else text)
         self._end_session()
-        self.stop_workers()
+        if path.exists():
+            self.stop_workers()
+        path.write_text(path.read_text() + "\n\n" + text if more else text)
 
     def python(self, code: str, file: str, line: int) -> None:
         """Runs a snippet after those before it; fails with what went wrong."""
@@ -118,17 +118,18 @@ class Scratch:
         wait_until(joined, timeout=WAIT, message=f"{command!r} has joined")
 
     def _known_workers(self) -> list[int]:
-        try:
-            connection = sqlite3.connect(f"file:{self.folder / 'mouso.db'}?mode=ro", uri=True)
-        except sqlite3.Error:
-            return []
-        try:
-            rows = connection.execute("SELECT info FROM mouso_workers WHERE reaped_at IS NULL").fetchall()
-        except sqlite3.Error:
-            return []
-        finally:
-            connection.close()
-        return [json.loads(info)["pid"] for (info,) in rows]
+        """Process ids of the workers in any store of the folder."""
+        found: list[int] = []
+        for store in self.folder.glob("*.db"):
+            connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+            try:
+                rows = connection.execute("SELECT info FROM mouso_workers WHERE reaped_at IS NULL").fetchall()
+            except sqlite3.Error:
+                continue  # no store of jobs, or not one yet
+            finally:
+                connection.close()
+            found += [json.loads(info)["pid"] for (info,) in rows]
+        return found
 
     def stop_workers(self, number: int = signal.SIGTERM) -> None:
         """Stops all workers, which must end well."""

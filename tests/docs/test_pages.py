@@ -1,8 +1,8 @@
 """Every snippet of README and documentation runs, in the order of its page, and prints what the page says.
 
 * ``python``: a block whose first line is ``# name.py`` is that file; any other runs after those before it.
-* ``console``: lines after ``$`` are run, and the lines below must be in the output, in their order. ``mouso worker`` goes
-  to the background; ``^C`` stops it.
+* ``console``: lines after ``$`` are run, and the lines below must be in the output, in their order. ``mouso worker``
+  goes to the background; ``^C`` stops it.
 * ``sh``: commands for another machine; those of ``mouso`` must parse.
 * ``toml``: ``# pyproject.toml`` is that file. ``sql`` is asked of the page's ``mouso.db``.
 * Any other language must be one that nothing can be said about.

@@ -17,7 +17,8 @@ _opening = threading.Lock()
 
 
 def note(event: str, text: str = "") -> None:
-    """Appends a line about the job that runs here, or about the process if none does."""
+    """Appends a line about the job that runs here, or about the process if none does; the event is one word."""
+    assert " " not in event
     path = os.environ[VARIABLE]
     with _opening:
         if path not in _open:

@@ -116,7 +116,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to("..")
     assert [Path(path).name for path in find_files(tmp_path)] == ["dead.py", "loop.py", "pipe.py"]
     for path in [*find_files(tmp_path), str(tmp_path / "folder.py")]:
-        with pytest.raises(Unreadable, match=r"No such file|Too many levels|not a regular|Is a directory"):
+        with pytest.raises(Unreadable, match=r"No such file|Too many levels|not a regular"):
             measure(path)
 
 

@@ -33,7 +33,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(StoreInUse, match="other files"), Store(tmp_path).claimed():
         pass
-    with pytest.raises(StoreInUse, match="File exists|Not a directory"), Store(tmp_path / "report.html").claimed():
+    with pytest.raises(StoreInUse, match=r"File exists|Not a directory"), Store(tmp_path / "report.html").claimed():
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 

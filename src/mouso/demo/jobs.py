@@ -141,7 +141,7 @@ def mail(ctx: Context, server: str, summary: Summary, page: Path) -> None:
     message["Subject"] = f"{summary.files:,} files of {summary.name}, analysed"
     message["Message-ID"] = f"<{ctx.job_id or REPORT_ID}@mouso-demo.localhost>"
     message.set_content(summary.as_text())
-    message.add_attachment(page.read_bytes(), maintype="text", subtype="html", filename=page.name)
+    message.add_attachment(page.read_text(encoding="utf-8"), subtype="html", filename=page.name)
     host, _, port = server.rpartition(":")
     with smtplib.SMTP(host, int(port), local_hostname="mouso-demo.localhost", timeout=10) as connection:
         connection.send_message(message)

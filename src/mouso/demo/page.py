@@ -17,7 +17,7 @@ from mouso.demo.summary import Summary, folder_of
 
 _MOST_BOXES = 1500
 _MOST_GROUPS = 36
-_MOST_BARS = 12
+_MOST_BARS = 16
 _POINTS = 60
 _COMPLEXITY = ((1, "1"), (2, "2"), (4, "3–4"), (7, "5–7"), (12, "8–12"), (20, "13–20"), (40, "21–40"))
 _HEAT = (1.5, 2.5, 4.0, 7.0)

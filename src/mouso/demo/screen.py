@@ -107,8 +107,8 @@ class Live:
             TextColumn("[bold]{task.completed:,.0f}[/] of {task.total:,.0f} files"),
             TextColumn("[cyan]{task.fields[rate]:,.0f}/s[/]"),
             TextColumn("[red]{task.fields[dead]:,} dead[/]"),
-            TextColumn("[yellow]{task.fields[remark]}[/]", table_column=Column(min_width=21)),
-            TimeElapsedColumn(),
+            TextColumn("[yellow]{task.fields[remark]}[/]", table_column=Column(min_width=11, no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
             console=self._console,
             expand=True,
         )
@@ -129,7 +129,7 @@ class Live:
         self._console.print(Text(printable(line)), soft_wrap=True)
 
     def show(self, tally: Tally, remark: str) -> None:
-        remark = remark or (f"{tally.retrying:,} to be retried" if tally.retrying else "")
+        remark = remark or (f"{tally.retrying:,} retrying" if tally.retrying else "")
         self._bar.update(
             self._task,
             completed=tally.done,

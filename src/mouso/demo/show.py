@@ -155,7 +155,7 @@ class _Show:
     async def _follow(self) -> None:
         """Shows the jobs' progress until none is live."""
         while not await asyncio.to_thread(self._look):
-            self._screen.show(self._tally, "the queue is paused" if self._paused else "")
+            self._screen.show(self._tally, "queue paused" if self._paused else "")
             await asyncio.sleep(_POLL)
         self._screen.show(self._tally, "")
 

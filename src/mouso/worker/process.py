@@ -72,6 +72,7 @@ class ChildProcess(asyncio.Protocol):
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # or a file called random.py in the current directory would stand in for the library's
                 "-m",
                 "mouso.worker.child",
                 str(theirs.fileno()),

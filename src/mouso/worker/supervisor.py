@@ -30,13 +30,14 @@ from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions, frames
 from mouso.worker.deaths import Coroner
 from mouso.worker.process import ChildProcess
+from mouso.worker.proof import identity, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.shares import Turns
 
 _BEAT_IDLE = 5.0
 _BEAT_BUSY = 1.0
 _UPKEEP = 1.0
-_REAP = 5.0
+_REAP = 2.0
 _PRUNE = 10.0
 _WATCH = 0.25
 _AFTER_GRACE = 1.5
@@ -76,6 +77,7 @@ class Supervisor:
         self._options = options
         self._count = options.processes or usable_cpus()
         self._id = secrets.token_hex(8)
+        self._here = identity()
         self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self._children: list[ChildProcess] = []
         self._hello: asyncio.Future[frames.Hello]
@@ -153,13 +155,20 @@ class Supervisor:
             name=self._name,
             host=socket.gethostname(),
             pid=os.getpid(),
+            boot=self._here.boot,
+            namespace=self._here.namespace,
+            started=self._here.started,
             started_at=self._started_at,
             version=_version(),
             queues=tuple(name for name, _ in self._options.queues or ()),
             tasks=tasks,
             slots=self._count * self._options.concurrency,
         )
-        await self._line.call(broker.heartbeat, self._info)
+        try:
+            await self._line.call(broker.heartbeat, self._info)
+            await self._reap()
+        except Broken as error:
+            raise BrokerUnavailable(str(error)) from error
         turns = Turns(self._options.queues, strict=self._options.strict)
         self._pump = Pump(self._line, self._id, turns, frozenset(tasks), lambda: self._children, self._settled)
         log.info(
@@ -339,10 +348,21 @@ class Supervisor:
                     pass
                 if now - reaped > _REAP:
                     reaped = now
-                    self._tell([Event("worker.lost", worker) for worker in await self._line.call(broker.reap, _STEP)])
+                    await self._reap()
                 if now - pruned > _PRUNE:
                     pruned = now
                     await self._line.call(broker.prune, _STEP, self._retention)
+
+    async def _reap(self) -> None:
+        """Gives back the jobs of workers that are proven dead or whose lease has ended."""
+        broker = self._line.broker
+        lost = [worker.id for worker in await self._line.call(broker.workers) if proven_dead(worker, self._here)]
+        for worker in lost:
+            await self._line.call(broker.retire, worker)
+        lost += await self._line.call(broker.reap, _STEP)
+        for worker in lost:
+            log.warning("worker %s is lost; its jobs are available again", worker)
+        self._tell([Event("worker.lost", worker) for worker in lost])
 
     async def _watch(self) -> None:
         """Kills children whose jobs do not end when they must."""

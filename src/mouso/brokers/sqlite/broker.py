@@ -95,16 +95,18 @@ class SQLiteBroker:
                 f"enqueue_in needs a sqlite3.Connection for {self.url}, not {type(connection).__name__}"
             )
         self._store.open()
-        if not self._store.is_same_file(connection):
-            raise CapabilityError(f"the connection belongs to another database than {self.url}")
-        if not connection.in_transaction:
-            connection.execute("BEGIN IMMEDIATE")
-        factory, connection.row_factory = connection.row_factory, None
+        factories = connection.row_factory, connection.text_factory
+        connection.row_factory, connection.text_factory = None, str
         try:
-            return producing.insert(connection, jobs, self._clock.now(), set())
+            if not self._store.is_same_file(connection):
+                raise CapabilityError(f"the connection belongs to another database than {self.url}")
+            if not connection.in_transaction:
+                connection.execute("BEGIN IMMEDIATE")
+            enqueued = producing.insert(connection, jobs, self._clock.now(), set())
         finally:
-            connection.row_factory = factory
-            self._bells.ring(WORKERS)
+            connection.row_factory, connection.text_factory = factories
+        self._bells.ring(WORKERS)
+        return enqueued
 
     # -- workers
 

@@ -137,15 +137,18 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """The reading connection, outside any transaction: each statement sees one state of the file."""
+        """A read transaction: all statements of the block see one state of the file."""
         self.open()
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
             try:
+                self._reader.execute("BEGIN")
                 yield self._reader
             except sqlite3.Error as error:
                 raise self._translate(error) from error
+            finally:
+                _roll_back(self._reader)
 
     def migrate(self) -> tuple[int, int]:
         """Upgrades the tables and returns the version before and after."""

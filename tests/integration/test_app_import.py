@@ -1,0 +1,126 @@
+"""An app that cannot be imported ends the worker at once: one line that says what to do, exit code 2."""
+
+import signal
+import time
+
+import pytest
+
+from tests.integration.harness import WAIT, Bench
+from tests.support import wait_until
+
+CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "raises": ("x = 1\nraise ValueError('no database')", ("jobs.py, line", "ValueError: no database")),
+    "raises deep inside": ("def f(n):\n    return f(n - 1) if n else 1 / 0\nf(50)", ("jobs.py", "ZeroDivisionError")),
+    "lines in the message": ("raise ValueError('one\\ntwo\\nthree')", ("ValueError: one two three",)),
+    "a huge message": ("raise ValueError('x' * 10_000_000)", ("ValueError: xxx",)),
+    "exits": ("sys.exit(5)", ("sys.exit(5)", "jobs.py, line", "__main__")),
+    "exits well": ("sys.exit()", ("sys.exit()", "__main__")),
+    "base exception": ("raise BaseException('base')", ("BaseException: base",)),
+    "misses a library": ("import no_such_library", ("no_such_library", "install")),
+    "misses a name": ("from os import no_such_name", ("no_such_name",)),
+    "syntax": ("def broken(:\n", ("jobs.py, line", "SyntaxError")),
+    "circular": ("import other", ("circular",)),
+    "recursion": ("def f():\n    f()\nf()", ("RecursionError",)),
+    "no tasks": ("", ("has no tasks", "@app.task")),
+    "no app": ("del app", ("app",)),
+    "another object": ("app = 5", ("int", "not a Mouso app")),
+    "duplicate task": ("@app.task(name='a')\ndef f(): ...\n@app.task(name='a')\ndef g(): ...", ("'a'", "registered")),
+    "a generator": ("@app.task\ndef f():\n    yield 1", ("generator", "return a list")),
+    "bad option": ("@app.task(atempts=3)\ndef f(): ...", ("atempts", "attempts")),
+    "os._exit": ("os._exit(9)", ("jobs:app", "exit code 9")),
+    "segfault": ("import ctypes\nctypes.string_at(0)", ("jobs:app", "signal 11, SIGSEGV")),
+    "abort": ("os.abort()", ("jobs:app", "signal 6, SIGABRT")),
+    "kill": ("os.kill(os.getpid(), 9)", ("jobs:app", "signal 9, SIGKILL")),
+    "memory broker": (
+        "app = Mouso('jobs', broker='memory://')\n@app.task\ndef f(): ...",
+        ("memory://", "sqlite:///mouso.db"),
+    ),
+    "no such folder": (
+        "app = Mouso('jobs', broker='sqlite:////no/such/folder/jobs.db')\n@app.task\ndef f(): ...",
+        ("/no/such/folder",),
+    ),
+    "no database": (
+        "Path('junk.db').write_text('junk' * 1000)\napp = Mouso('jobs', broker='sqlite:///junk.db')\n@app.task\ndef f(): ...",
+        ("junk.db", "no intact SQLite database"),
+    ),
+    "lifespan": (
+        "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    1 / 0\n    yield",
+        ("'pool'", "ZeroDivisionError"),
+    ),
+    "lifespan without yield": (
+        "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    if False:\n        yield",
+        ("'pool'", "yield"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_message_and_exit_code_2(bench: Bench, case: str) -> None:
+    source, words = CASES[case]
+    path = bench.write("", "jobs")
+    path.write_text(path.read_text() + source)
+    bench.write("from jobs import defined_later\n", "other", header=False)
+    worker = bench.start("-p", "3")
+    assert worker.wait() == 2, worker.log
+    # Python itself may say that it dumped core; a module may print. Nothing else may be said.
+    lines = [line for line in worker.log.splitlines() if "WAL-reset" not in line]
+    assert len(lines) == 1, worker.log[:5000]
+    assert len(lines[0]) < 1000
+    for word in words:
+        assert word in lines[0], lines[0]
+    wait_until(lambda: not worker.survivors(), timeout=2, message="its children are gone")
+
+
+def test_an_import_that_hangs_can_be_stopped(bench: Bench) -> None:
+    path = bench.write("", "jobs")
+    path.write_text(path.read_text() + 'note("importing")\nthreading.Event().wait()\n')
+    worker = bench.start("-p", "2")
+    bench.wait_for("importing", count=2)
+    at = worker.send(signal.SIGINT)
+    assert worker.wait() == 0, worker.log
+    assert time.monotonic() - at < 2.0
+    wait_until(lambda: not worker.survivors(), timeout=2, message="its children are gone")
+
+
+def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        print("loading the model", file=sys.stderr)
+
+        @app.task
+        def job() -> int:
+            return 1
+        """
+    )
+    worker = bench.worker(processes=2)
+    assert jobs.job.delay().get(timeout=WAIT) == 1
+    assert worker.log.count("loading the model") == 2, "each child imports the app once, the supervisor never"
+
+
+def test_an_app_that_breaks_while_the_worker_runs(bench: Bench) -> None:
+    """A child that dies cannot be replaced: the others go on, the log says why, without a flood."""
+    jobs = bench.app(
+        """
+        if Path("broken").exists():
+            raise ValueError("a bad deployment")
+
+        @app.task
+        def job() -> int:
+            return 1
+
+        @app.task
+        def dies() -> None:
+            os._exit(1)
+        """
+    )
+    worker = bench.worker(processes=2)
+    (bench.folder / "broken").touch()
+    handle = jobs.dies.options(attempts=1).delay()
+    wait_until(lambda: "a bad deployment" in worker.log, timeout=WAIT, message="the reason is in the log")
+    bench.wait_state(handle, "available", "running", "dead")
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() > began + 2.0, timeout=5)
+    assert worker.log.count("a bad deployment") < 12
+    (bench.folder / "broken").unlink()
+    assert jobs.job.delay().get(timeout=WAIT) == 1
+    assert bench.wait_final([handle], timeout=40)[0].reason == "poison"

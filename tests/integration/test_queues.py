@@ -1,0 +1,476 @@
+"""Which job runs when and where: order, weights, pauses, unique keys, parked jobs, read-ahead, several workers."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mouso import JobFailed
+from mouso.handle import JobHandle
+from tests.integration.harness import ROOT, WAIT, Bench
+from tests.support import wait_until
+
+GIVE_BACK = 0.25
+SLACK = 1.0
+
+JOB = """
+@app.task
+def job(n: int) -> int:
+    note("start", str(n))
+    return n
+
+@app.task
+def pause(n: int, seconds: float) -> int:
+    note("start", str(n))
+    time.sleep(seconds)
+    note("end", str(n))
+    return os.getpid()
+
+@app.task
+async def pause_coroutine(n: int, seconds: float) -> int:
+    note("start", str(n))
+    await asyncio.sleep(seconds)
+    note("end", str(n))
+    return os.getpid()
+
+@app.task
+async def block(seconds: float) -> int:
+    '''Blocks the event loop of its child.'''
+    note("block")
+    time.sleep(seconds)
+    note("unblock")
+    return os.getpid()
+"""
+
+
+def started(bench: Bench) -> list[int]:
+    return [int(line.text) for line in bench.history("start")]
+
+
+# -- order
+
+
+def test_first_in_first_out_with_one_slot(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    handles = [jobs.job.delay(n) if n % 10 else jobs.pause_coroutine.delay(n, 0.0) for n in range(300)]
+    bench.worker(processes=1, concurrency=1)
+    bench.wait_final(handles)
+    assert started(bench) == list(range(300))
+
+
+def test_priority_then_age_with_one_slot(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    wanted = []
+    handles = []
+    for n in range(300):
+        priority = (n * 37) % 201 - 100
+        wanted.append((-priority, n))
+        handles.append(jobs.job.options(priority=priority).delay(n))
+    bench.worker(processes=1, concurrency=1)
+    bench.wait_final(handles)
+    assert started(bench) == [n for _, n in sorted(wanted)]
+
+
+def test_queues_take_turns_by_weight(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    for n in range(400):
+        jobs.pause.options(queue="mail").delay(0, 0.001)
+        jobs.pause.options(queue="slow").delay(1, 0.001)
+    bench.worker("-Q", "mail=3,slow", processes=1, concurrency=1)
+    bench.wait_for("start", count=200)
+    counts = Counter(started(bench)[:200])
+    assert 3 * 0.8 < counts[0] / counts[1] < 3 * 1.25
+
+
+def test_strict_queues_are_served_in_order(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    for n in range(150):
+        for rank, queue in enumerate(("third", "first", "second")):
+            jobs.job.options(queue=queue).delay((rank + 2) % 3 + 1 if rank != 0 else 3)
+    bench.worker("-Q", "first,second,third", "--strict", processes=1, concurrency=1)
+    bench.wait_for("start", count=450)
+    assert started(bench) == sorted(started(bench))
+
+
+def test_a_worker_serves_its_own_queues_only(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    other = jobs.job.options(queue="other").delay(1)
+    mine = jobs.job.options(queue="mine").delay(2)
+    worker = bench.worker("-Q", "mine")
+    assert mine.get(timeout=WAIT) == 2
+    assert other.state == "available"
+    assert jobs.app.workers()[0].queues == ("mine",)
+    assert worker.stop() == 0
+    bench.worker("-Q", "new,other")
+    assert other.get(timeout=WAIT) == 1
+
+
+# -- time
+
+
+def test_delayed_jobs_start_on_time(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    bench.worker()
+    delays = [0.0, 0.05, 0.2, 0.5, 0.9, 1.3]
+    at = time.monotonic()
+    handles = [jobs.job.options(delay=delay).delay(n) for n, delay in enumerate(delays)]
+    soon = datetime.now(UTC) + timedelta(seconds=0.7)
+    handles.append(jobs.job.options(eta=soon).delay(99))
+    assert handles[-2].state == "scheduled"
+    bench.wait_final(handles)
+    starts = {int(line.text): line.at - at for line in bench.history("start")}
+    for n, delay in [*enumerate(delays), (99, 0.7)]:
+        assert delay - 0.01 <= starts[n] < delay + 0.5, (n, delay, starts)
+
+
+def test_a_worker_started_late_runs_what_is_due(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    handles = [jobs.job.options(delay=0.1).delay(n) for n in range(50)]
+    later = jobs.job.options(delay="1h").delay(99)
+    wait_until(lambda: time.time() * 1000 > handles[-1].record.due + 50)
+    bench.worker()
+    bench.wait_final(handles)
+    assert later.state == "scheduled"
+    assert later.retry() == "retried", "a waiting job can be run at once"
+    assert later.get(timeout=WAIT) == 99
+
+
+# -- unique keys
+
+
+def test_unique_scopes(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.task
+        def waits(name: str) -> str:
+            note("start", name)
+            while not Path(f"go-{name}").exists():
+                time.sleep(0.01)
+            return name
+
+        @app.task(unique=True)
+        def automatic(n: int) -> int:
+            return n
+        """
+    )
+    live = jobs.waits.options(unique="live")
+    queued = jobs.waits.options(unique="queued", unique_scope="queued")
+    period = jobs.waits.options(unique="period", unique_scope=1.0)
+
+    holders = {name: task.delay(name) for name, task in (("live", live), ("queued", queued), ("period", period))}
+    assert live.delay("live") == holders["live"]
+    assert queued.delay("queued") == holders["queued"]
+    assert period.delay("period") == holders["period"]
+    first = jobs.automatic.delay(1)
+    assert jobs.automatic.delay(1) == first
+    assert jobs.automatic.delay(2) != first
+
+    bench.worker(concurrency=8)
+    bench.wait_for("start", count=3)
+    assert live.delay("live") == holders["live"], "held until it is final"
+    second = queued.delay("queued")
+    assert second != holders["queued"], "free once it has started"
+    for name in holders:
+        (bench.folder / f"go-{name}").touch()
+    bench.wait_final([*holders.values(), second, first])
+    assert live.delay("live") != holders["live"]
+    wait_until(lambda: period.delay("period") != holders["period"], timeout=3, message="the period is over")
+    assert jobs.automatic.delay(1) != first
+    assert len(set(started_ids(bench, "queued"))) == 2
+
+
+def started_ids(bench: Bench, text: str) -> list[str]:
+    return [line.job for line in bench.history("start") if line.text == text]
+
+
+def test_unique_keys_are_free_again_however_the_job_ended(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.task(unique="key", attempts=1)
+        def ends(how: str) -> None:
+            if how == "fails":
+                raise ValueError
+            if how == "cancels":
+                raise Cancel("so")
+            if how == "dies":
+                os._exit(1)
+        """
+    )
+    bench.worker()
+    ids = set()
+    for how in ("completes", "fails", "cancels", "dies", "completes"):
+        handle = jobs.ends.delay(how)
+        ids.add(handle.id)
+        bench.wait_final([handle])
+    assert len(ids) == 5
+
+
+# -- jobs that no worker knows
+
+
+def test_unknown_tasks_are_parked_until_a_worker_knows_them(bench: Bench) -> None:
+    old = bench.app(JOB)
+    new = bench.app(JOB + "\n@app.task\ndef fresh(n: int) -> int:\n    note('fresh', str(n))\n    return n\n", name="new")
+    # As it is during a deployment: the producer is ahead of the worker.
+    unknown = [new.fresh.delay(n) for n in range(20)]
+    known = [old.job.delay(n) for n in range(20)]
+    worker = bench.worker()
+    bench.wait_final(known)
+    wait_until(lambda: len(new.app.jobs(parked=True)) == 20, message="parked and listed")
+    assert {record.state for record in new.app.jobs(parked=True)} == {"available"}
+    assert "'new.fresh'" in worker.log
+    assert worker.log.count("parked until") == 1, "one line, not one per job"
+
+    bench.worker(app="new:app")
+    records = bench.wait_final(unknown)
+    assert {(r.state, r.attempts, r.releases, r.parked) for r in records} == {("completed", 0, 0, False)}
+    assert new.app.jobs(parked=True) == []
+    assert worker.alive
+
+
+def test_two_workers_that_know_different_tasks(bench: Bench) -> None:
+    """Each runs its own, although they share a queue; none is parked, none waits behind the other's."""
+    one = bench.app(JOB)
+    two = bench.app(JOB, name="two")
+    bench.worker()
+    bench.worker(app="two:app")
+    handles = []
+    for n in range(100):
+        handles += [one.job.delay(n), two.job.delay(n)]
+    records = bench.wait_final(handles)
+    assert {(r.state, r.attempts) for r in records} == {("completed", 0)}
+
+
+# -- operators
+
+
+def test_pause_resume_and_purge_while_it_runs(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    app = jobs.app
+    bench.worker()
+    app.pause("mail")
+    running = jobs.pause.delay(0, 1.0)
+    bench.wait_for("start")
+    app.pause("default")
+    paused = [jobs.job.options(queue="mail").delay(n) for n in range(1, 10)]
+    other = jobs.job.options(queue="other").delay(100)
+    assert other.get(timeout=WAIT) == 100, "other queues go on"
+    assert isinstance(running.get(timeout=WAIT), int), "running jobs go on"
+    assert {handle.state for handle in paused} == {"available"}
+    assert [q.name for q in app.queues() if q.paused] == ["default", "mail"]
+
+    assert app.purge("mail") == 9
+    assert app.purge("mail") == 0
+    kept = jobs.job.options(queue="mail").delay(50)
+    default = jobs.job.delay(51)
+    app.resume("mail")
+    assert kept.get(timeout=WAIT) == 50
+    assert default.state == "available"
+    app.resume("default")
+    assert default.get(timeout=WAIT) == 51
+    assert not set(started(bench)) & set(range(1, 10))
+
+
+def test_a_pause_ends_by_itself(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    bench.worker()
+    until = datetime.now(UTC) + timedelta(seconds=1.0)
+    at = time.monotonic()
+    jobs.app.pause("default", until=until)
+    handle = jobs.job.delay(1)
+    assert handle.get(timeout=WAIT) == 1
+    assert 0.9 < bench.history("start")[0].at - at < 1.0 + 1.5
+
+
+def test_delete_and_purge_under_load(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    bench.worker(processes=2)
+    handles = jobs.pause.map([(n, 0.01) for n in range(1000)])
+    bench.wait_for("end", count=50)
+    purged = jobs.app.purge("default")
+    assert 0 < purged < 1000
+    wait_until(lambda: bench.states() == {"completed": 1000 - purged}, timeout=WAIT)
+    known = [r for r in jobs.app.broker.get([h.id for h in handles]) if r is not None]
+    assert len(known) == 1000 - purged
+    assert len(bench.history("start")) == 1000 - purged
+
+
+# -- read-ahead
+
+
+def test_a_long_job_does_not_hoard_others(bench: Bench) -> None:
+    """Whatever was claimed for a child that turned out to be slow is started elsewhere after 250 ms."""
+    jobs = bench.app(JOB)
+    bench.worker(processes=2, concurrency=1)
+    bench.wait_final(jobs.job.map([(n,) for n in range(2000)]))  # it learns that jobs are tiny, and reads ahead
+    before = len(bench.history("start"))
+    calls: list[Any] = [jobs.pause.job(9000, 3.0)]
+    calls += [jobs.job.job(9001 + n) for n in range(200)]
+    at = time.monotonic()
+    handles = jobs.app.enqueue_many(calls)
+    bench.wait_final(handles[1:])
+    starts = bench.history("start")[before:]
+    assert len(starts) == 201
+    assert max(line.at for line in starts) - at < GIVE_BACK + SLACK
+    assert handles[0].state == "running"
+    records = bench.records(handle.id for handle in handles)
+    assert all((r.attempts, r.crashes) == (0, 0) for r in records)
+
+
+@pytest.mark.parametrize("task", ["job", "pause_coroutine"])
+def test_a_blocked_event_loop_does_not_hoard_others(bench: Bench, task: str) -> None:
+    jobs = bench.app(JOB)
+    bench.worker(processes=2, concurrency=4)
+    blocker = jobs.block.delay(3.0)
+    bench.wait_for("block")
+    at = time.monotonic()
+    calls = [(n,) if task == "job" else (n, 0.0) for n in range(20)]
+    handles: list[JobHandle[Any]] = getattr(jobs, task).map(calls)
+    bench.wait_final(handles)
+    assert max(line.at for line in bench.history("start")) - at < 2 * GIVE_BACK + SLACK
+    assert blocker.state == "running"
+    assert sorted(started(bench)) == list(range(20)), "each ran once"
+    blocker.get(timeout=WAIT)
+    assert sorted(started(bench)) == list(range(20)), "none ran again when the loop was free"
+
+
+def test_coroutines_and_functions_share_the_slots(bench: Bench) -> None:
+    """A coroutine behind a long function starts at once while a slot is free, and never beyond the slots."""
+    jobs = bench.app(JOB)
+    bench.worker(processes=1, concurrency=4)
+    calls: list[Any] = []
+    for n in range(4):
+        calls.append((jobs.pause if n % 2 == 0 else jobs.pause_coroutine).job(n, 1.0))
+    calls += [(jobs.pause if n % 2 == 0 else jobs.pause_coroutine).job(n, 0.02) for n in range(4, 40)]
+    at = time.monotonic()
+    handles = jobs.app.enqueue_many(calls)
+    bench.wait_final(handles)
+    starts = {int(line.text): line.at for line in bench.history("start")}
+    assert max(starts[n] for n in range(4)) - at < 0.5
+    running = most = 0
+    for line in sorted(bench.history(), key=lambda line: line.at):
+        running += {"start": 1, "end": -1}.get(line.event, 0)
+        most = max(most, running)
+    assert most == 4
+
+
+def test_one_slot_under_bursts(bench: Bench) -> None:
+    """Never two at once, and no slot is lost, however often it goes from idle to busy."""
+    jobs = bench.app(JOB)
+    worker = bench.worker(processes=1, concurrency=1)
+    for burst in range(60):
+        handles = jobs.pause.map([(n, 0.0) for n in range(5)])
+        handles += jobs.pause_coroutine.map([(n, 0.0) for n in range(5)])
+        bench.wait_final(handles)
+        assert worker.alive, burst
+    running = 0
+    for line in bench.history():
+        running += 1 if line.event == "start" else -1
+        assert 0 <= running <= 1
+
+
+# -- several workers and producers
+
+
+def test_two_workers_share_one_file_fairly(bench: Bench) -> None:
+    jobs = bench.app(JOB)
+    workers = [bench.worker(processes=1, concurrency=2) for _ in range(2)]
+    handles = jobs.pause.map([(n, 0.01) for n in range(400)])
+    bench.wait_final(handles)
+    parents = {child: worker.pid for worker in workers for child in worker.children()}
+    shares = Counter(parents[line.pid] for line in bench.history("start"))
+    assert sum(shares.values()) == 400, "each ran once"
+    assert min(shares.values()) > 100, shares
+    assert {r.worker for r in bench.records(h.id for h in handles)} == {w.id for w in jobs.app.workers()}
+
+
+def test_several_producers(bench: Bench) -> None:
+    """Threads, coroutines and processes enqueue into one file while two workers run: all is run once."""
+    jobs = bench.app(JOB)
+    script = bench.folder / "produce.py"
+    script.write_text("import sys, jobs\nfor n in range(200):\n    jobs.job.delay(int(sys.argv[1]) + n)\njobs.app.close()\n")
+    workers = [bench.worker(processes=1) for _ in range(2)]
+    paths = f"{bench.folder}:{ROOT}"
+    others = [
+        subprocess.Popen([sys.executable, script, str(base)], cwd=bench.folder, env=workers_environment(paths))
+        for base in (10_000, 20_000, 30_000)
+    ]
+
+    def produce(base: int) -> None:
+        for n in range(100):
+            jobs.job.delay(base + n)
+
+    threads = [threading.Thread(target=produce, args=(base,)) for base in range(0, 1000, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [other.wait(WAIT) for other in others] == [0, 0, 0]
+    wait_until(lambda: bench.states() == {"completed": 1600}, timeout=WAIT, interval=0.05)
+    ran = Counter(started(bench))
+    assert set(ran.values()) == {1}
+    assert set(ran) == {*range(1000), *(base + n for base in (10_000, 20_000, 30_000) for n in range(200))}
+    assert "lock" not in "".join(worker.log for worker in workers)
+
+
+def workers_environment(paths: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [paths, os.environ.get("PYTHONPATH")]))}
+
+
+def test_workers_come_and_go_under_load(bench: Bench) -> None:
+    """As in a rolling deployment: nothing is lost, nothing runs twice, nothing is charged."""
+    jobs = bench.app(JOB)
+    handles = jobs.pause.map([(n, 0.003) for n in range(1500)])
+    current = bench.worker(processes=1, concurrency=4)
+    for n in range(4):
+        following = bench.worker(processes=1, concurrency=4)
+        bench.wait_for("end", count=250 * (n + 1))
+        assert current.stop() == 0
+        current = following
+    records = bench.wait_final(handles)
+    assert {(r.state, r.attempts, r.crashes) for r in records} == {("completed", 0, 0)}
+    assert Counter(started(bench)) == Counter(range(1500))
+
+
+def test_large_payloads_in_one_go(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.task
+        def size(data: str) -> str:
+            return data
+        """
+    )
+    bench.worker(processes=1, concurrency=16)
+    data = "x" * ((1 << 20) - 100)
+    handles = jobs.size.map([(data,)] * 40)
+    records = bench.wait_final(handles)
+    assert {r.state for r in records} == {"completed"}
+    assert handles[7].get() == data
+
+
+def test_dead_letter_queue_lists_and_counts(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.task(attempts=1)
+        def fails(n: int) -> None:
+            raise ValueError(n)
+        """
+    )
+    bench.worker()
+    handles = jobs.fails.map([(n,) for n in range(30)])
+    with pytest.raises(JobFailed):
+        handles[0].get(timeout=WAIT)
+    bench.wait_final(handles)
+    assert len(jobs.app.jobs(state="dead", limit=20)) == 20
+    assert bench.states() == {"dead": 30}
+    assert {r.reason for r in jobs.app.jobs(state="dead", task="jobs.fails")} == {"attempts"}
+    assert jobs.app.broker.delete([handle.id for handle in handles]) == ["deleted"] * 30
+    assert bench.states() == {}
+    assert Path(bench.store).exists()
