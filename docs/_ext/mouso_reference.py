@@ -1,5 +1,7 @@
 """Makes the tables and diagrams of the reference from the code, so that they cannot differ from it.
 
+It also puts the finishing touches to what sphinx-click makes of the commands.
+
 Directives: ``mouso-options``, ``mouso-settings``, ``mouso-events``, ``mouso-errors``, ``mouso-states``,
 ``mouso-transitions`` and ``mouso-diagram``. None takes arguments.
 """
@@ -7,6 +9,7 @@ Directives: ``mouso-options``, ``mouso-settings``, ``mouso-events``, ``mouso-err
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -82,11 +85,13 @@ def annotation(hint: Any) -> str:
 
 
 def option_rows() -> Iterator[Row]:
-    """Name, type and meaning of each option."""
+    """Name, type and meaning of each option; those that are explained together share a row."""
     texts = keys(Options.__doc__ or "", "Keys")
-    for name, hint in Options.__annotations__.items():
-        text = hint.__forward_arg__ if isinstance(hint, typing.ForwardRef) else hint
-        yield f"``{name}``", f"``{annotation(text)}``", texts[name]
+    for text, names in itertools.groupby(Options.__annotations__, key=texts.__getitem__):
+        group = list(names)
+        hints = {Options.__annotations__[name] for name in group}
+        kinds = [hint.__forward_arg__ if isinstance(hint, typing.ForwardRef) else hint for hint in hints]
+        yield ", ".join(f"``{n}``" for n in group), ", ".join(f"``{annotation(k)}``" for k in kinds), text
 
 
 def setting_rows() -> Iterator[Row]:
@@ -228,7 +233,7 @@ class Errors(SphinxDirective):
         lines = ["::", "", *(f"   {line}" for line in tree.splitlines()), ""]
         for base in (errors.MousoError, errors.JobControl):
             for cls in error_classes(base):
-                lines += [f".. autoexception:: mouso.errors.{cls.__name__}", ""]
+                lines += [f".. autoexception:: mouso.errors.{cls.__name__}", "   :show-inheritance:", ""]
         lines += [".. autoclass:: mouso.errors.ErrorInfo", ""]
         return parse(self, lines)
 
@@ -238,6 +243,18 @@ class Diagram(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         return [nodes.raw("", diagram(), format="html")]
+
+
+def drop_arguments(app: Sphinx, context: object, lines: list[str]) -> None:
+    """Leaves out the list of arguments, which says no more than the line of usage above it."""
+    lines.clear()
+
+
+def show_example(app: Sphinx, context: object, lines: list[str]) -> None:
+    """Shows the example at the end of a command's help as code."""
+    text = "\n".join(lines).strip()
+    if text.startswith("Example: "):
+        lines[:] = [".. rubric:: Example", "", ".. code-block:: sh", "", f"   {text.removeprefix('Example: ')}", ""]
 
 
 def table(name: str, titles: Sequence[str], rows: Callable[[], Iterator[Row]]) -> type[Table]:
@@ -252,6 +269,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("mouso-events", table("EventsTable", ("Event",), event_rows))
     app.add_directive("mouso-states", table("StatesTable", ("State", "Kind", "May become"), state_rows))
     app.add_directive("mouso-transitions", table("TransitionsTable", ("From", "To", "Cause"), transition_rows))
+    app.connect("sphinx-click-process-arguments", drop_arguments)
+    app.connect("sphinx-click-process-epilog", show_example)
     app.add_directive("mouso-errors", Errors)
     app.add_directive("mouso-diagram", Diagram)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

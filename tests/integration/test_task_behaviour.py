@@ -391,7 +391,7 @@ def prints() -> None:
         "return 'x' * (2 << 20)",
         "return {1, 2, object()}",
         "return float('nan')",
-        "return 10 ** 100",
+        "return {10 ** 5000: 1, (1, 2): object()}",
         "return '\\ud800'",
         "return {('a', 'b'): object()}",
     ],

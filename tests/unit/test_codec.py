@@ -707,7 +707,9 @@ def test_an_annotation_that_json_cannot_restore_is_refused_at_the_declaration(mo
     def task(value: str | Path) -> None: ...
 
     monkeypatch.setitem(sys.modules, "pydantic", None)
-    with pytest.raises(ConfigError, match=r"the annotation str \| pathlib.*Path of argument 'value' cannot be restored"):
+    with pytest.raises(
+        ConfigError, match=r"the annotation str \| pathlib.*Path of argument 'value' cannot be restored"
+    ):
         Signature("shop.task", task)
 
 

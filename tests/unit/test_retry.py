@@ -148,7 +148,11 @@ def broken(error: BaseException, attempt: int) -> float:
     raise RuntimeError("a bug in the back-off")
 
 
-@pytest.mark.parametrize("function", [broken, lambda e, n: float("nan"), lambda e, n: "soon", lambda e: 1], ids=["raises", "nan", "text", "arity"])
+@pytest.mark.parametrize(
+    "function",
+    [broken, lambda e, n: float("nan"), lambda e, n: "soon", lambda e: 1],
+    ids=["raises", "nan", "text", "arity"],
+)
 def test_a_function_that_fails_is_logged_and_the_default_applies(
     function: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

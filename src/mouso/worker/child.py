@@ -42,7 +42,8 @@ from mouso.worker import frames
 from mouso.worker.board import Board
 from mouso.worker.pool import Pool
 
-_WAIT_FOR_END = 0.05
+_WAIT_FOR_END = 0.02
+_ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
 _BROKEN = 70
 
@@ -163,16 +164,17 @@ class Child:
                 log.exception("a handler of %s failed", event.name)
 
     def _orphaned(self, pool: Pool) -> None:
-        """The supervisor died: nobody takes outcomes any more, so nothing new is started."""
+        """The supervisor died: nobody takes outcomes any more, and its jobs will soon run elsewhere: all stops now."""
         log.warning("the supervisor of child %d is gone; ending", os.getpid())
         pool.drain()
-        deadline = SYSTEM.monotonic() + self._grace
+        pool.stop(None, "shutdown")
+        deadline = SYSTEM.monotonic() + min(self._grace, _ORPHAN_GRACE)
         pause = threading.Event()
         while not pool.idle and SYSTEM.monotonic() < deadline:
             pause.wait(_WAIT_FOR_END)
-        pool.stop(None, "shutdown")
-        self._ended()
-        pause.wait(2.0)
+        if pool.idle:
+            self._ended()
+            pause.wait(_ORPHAN_GRACE)
         os._exit(1)  # lifespans or jobs that do not end
 
 
@@ -191,8 +193,10 @@ def _end_with_broken_thread(hook: Callable[[threading.ExceptHookArgs], object]) 
             hook(details)
             return
         info = (details.exc_type, details.exc_value or details.exc_type(), details.exc_traceback)
-        log.critical("child %d is broken and ends", os.getpid(), exc_info=info)
-        os._exit(_BROKEN)
+        try:
+            log.critical("child %d is broken and ends", os.getpid(), exc_info=info)
+        finally:
+            os._exit(_BROKEN)
 
     threading.excepthook = ended
 
@@ -225,14 +229,16 @@ def main(arguments: list[str]) -> int:
         app = load_app(path, folder=Path(folder))
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
-        asyncio.run(child.run(app))
+        runner = asyncio.Runner()
+        runner.run(child.run(app))
     except (ConfigError, BrokerError) as error:
         with contextlib.suppress(OSError):
             frames.send(sock, frames.Failed(str(error)))
         return 2
-    except Exception:
-        log.exception("the event loop of child %d ended", os.getpid())
-        return 1
+    except BaseException:  # a job stopped the loop
+        log.exception("child %d is broken and ends", os.getpid())
+        os._exit(_BROKEN)
+    runner.close()
     app.close()
     return 0
 

@@ -157,17 +157,22 @@ class Executor:
     def ended(self, run: Run, error: BaseException) -> Outcome:
         """What an exception makes of the job."""
         seconds_run = SYSTEM.monotonic() - run.started
-        if isinstance(error, JobControl) and not isinstance(error, Retry):
-            outcome = _controlled(run.lease, error)
-        elif run.context.stop_reason in ("shutdown", "fenced") and not isinstance(error, Retry):
-            # Whatever a task makes of its interruption, such as an error of the client that it was waiting for.
-            outcome = outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
-        elif isinstance(error, (StopRequested, asyncio.CancelledError)) and run.context.should_stop:
-            outcome = self._stopped(run, error)
-        else:
-            outcome = self._failed(run, error)
+        try:
+            outcome = self._judge(run, error)
+        except BaseException:  # not even its class can be asked for
+            outcome = self._failed(run, RuntimeError(f"a {class_name(type(error))} that cannot be looked at"))
         outcome.run_seconds = seconds_run
         return outcome
+
+    def _judge(self, run: Run, error: BaseException) -> Outcome:
+        if isinstance(error, JobControl) and not isinstance(error, Retry):
+            return _controlled(run.lease, error)
+        if run.context.stop_reason in ("shutdown", "fenced") and not isinstance(error, Retry):
+            # Whatever a task makes of its interruption, such as an error of the client that it was waiting for.
+            return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
+        if isinstance(error, (StopRequested, asyncio.CancelledError)) and run.context.should_stop:
+            return self._stopped(run, error)
+        return self._failed(run, error)
 
     def _stopped(self, run: Run, error: BaseException) -> Outcome:
         """A job that did as it was asked."""

@@ -133,9 +133,18 @@ class ChildProcess(asyncio.Protocol):
     def kill(self) -> None:
         """Ends it at once."""
         self.killed = True
-        if self._process is not None:
+        self._signal(signal.SIGKILL)
+
+    def dump(self) -> None:
+        """Makes it write the stacks of its threads to stderr."""
+        self._signal(signal.SIGQUIT)
+
+    def _signal(self, number: int) -> None:
+        # Not Process.send_signal: that looks first whether the process has ended, and so takes the exit code away from
+        # asyncio, which then reports 255.
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                os.kill(self._process.pid, number)
 
     async def ended(self) -> None:
         """Waits until the process is gone and its exit was handled."""

@@ -85,7 +85,8 @@ class SQLiteBroker:
             return self._enqueue_in(connection, jobs)
         with self._store.write(timeout) as tx:
             enqueued = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
-        self._known_queues.update(job.queue for job, stored in zip(jobs, enqueued, strict=True) if stored.created)
+        if not all(job.queue in self._known_queues for job in jobs):
+            self._known_queues.update(job.queue for job, s in zip(jobs, enqueued, strict=True) if s.created)
         self._bells.ring(WORKERS)
         return enqueued
 

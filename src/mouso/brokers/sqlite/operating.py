@@ -44,7 +44,7 @@ def _cancel_one(tx: sqlite3.Connection, id_: str, now: int, tallies: rows.Tallie
 def _locate(tx: sqlite3.Connection, id_: str) -> tuple[int | None, str]:
     row = tx.execute(
         "SELECT j.seq, coalesce(l.state, h.state) FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq)"
-        " LEFT JOIN mouso_history h USING (seq) WHERE j.id = ?",
+        " LEFT JOIN mouso_history h USING (seq) WHERE j.id = ? AND j.id <> ''",
         (id_,),
     ).fetchone()
     return row or (None, "")
@@ -204,7 +204,7 @@ def snapshot(tx: sqlite3.Connection, ids: Sequence[str]) -> dict[str, JobUpdate]
             "SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts),"
             " coalesce(l.progress, h.progress)"
             " FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)"
-            f" WHERE j.id IN ({rows.marks(chunk)})",
+            f" WHERE j.id IN ({rows.marks(chunk)}) AND j.id <> ''",
             chunk,
         ):
             known = JobState.AVAILABLE if state == rows.PARKED else JobState(state)

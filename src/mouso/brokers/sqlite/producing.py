@@ -8,11 +8,6 @@ from collections.abc import Sequence
 from mouso.brokers.base import Enqueued
 from mouso.job import Job, UniqueScope
 
-_NEXT_SEQ = """
-SELECT 1 + max(
-    coalesce((SELECT max(seq) FROM mouso_jobs), 0), (SELECT value FROM mouso_meta WHERE key = 'last_deleted')
-)
-"""
 _JOB = (
     "INSERT OR IGNORE INTO mouso_jobs (seq, id, task, queue, priority, enqueued_at, codec, options, unique_key,"
     " unique_scope, unique_period, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -29,23 +24,23 @@ def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: 
     Args:
         known_queues: Queue names known to be stored.
     """
-    (first,) = tx.execute(_NEXT_SEQ).fetchone()
-    if len(jobs) > 1 and not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, first, now):
+    if len(jobs) > 1 and not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, now):
         enqueued = [Enqueued(job.id, True) for job in jobs]
     else:
-        enqueued = [_insert_one(tx, job, first + i, now) for i, job in enumerate(jobs)]
-    queues = {job.queue for job, stored in zip(jobs, enqueued, strict=True) if stored.created} - known_queues
-    if queues:
-        tx.executemany("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", [(name,) for name in queues])
+        enqueued = [_insert_one(tx, job, now) for job in jobs]
+    for queue in {job.queue for job in jobs} - known_queues:
+        if any(stored.created for job, stored in zip(jobs, enqueued, strict=True) if job.queue == queue):
+            tx.execute("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", (queue,))
     return enqueued
 
 
-def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], first: int, now: int) -> bool:
+def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], now: int) -> bool:
     """Stores jobs of which none is there yet, or returns False and stores nothing."""
     tx.execute("SAVEPOINT fresh")
-    rows = [_job_row(job, first + i, now) for i, job in enumerate(jobs)]
+    (last,) = tx.execute("SELECT max(seq) FROM mouso_jobs").fetchone()
+    rows = [_job_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)]
     if tx.executemany(_JOB, rows).rowcount == len(jobs):
-        tx.executemany(_LIVE, [_live_row(job, first + i, now) for i, job in enumerate(jobs)])
+        tx.executemany(_LIVE, [_live_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)])
         tx.execute("RELEASE fresh")
         return True
     tx.execute("ROLLBACK TO fresh")
@@ -53,7 +48,7 @@ def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], first: int, now: 
     return False
 
 
-def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueued:
+def _insert_one(tx: sqlite3.Connection, job: Job, now: int) -> Enqueued:
     if job.unique and not tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
         held_by = holder(tx, job.unique, now)
         if held_by:
@@ -63,9 +58,10 @@ def _insert_one(tx: sqlite3.Connection, job: Job, seq: int, now: int) -> Enqueue
                 "INSERT OR REPLACE INTO mouso_unique_periods VALUES (?, ?, ?)",
                 (job.unique, job.id, now + job.unique_period),
             )
-    if tx.execute(_JOB, _job_row(job, seq, now)).rowcount == 0:
+    stored = tx.execute(_JOB, _job_row(job, None, now))
+    if stored.rowcount == 0:
         return Enqueued(job.id, False)
-    tx.execute(_LIVE, _live_row(job, seq, now))
+    tx.execute(_LIVE, _live_row(job, stored.lastrowid, now))
     return Enqueued(job.id, True)
 
 
@@ -79,14 +75,14 @@ def holder(tx: sqlite3.Connection, key: str, now: int) -> str | None:
     return row[0] if row else None
 
 
-def _job_row(job: Job, seq: int, now: int) -> tuple[object, ...]:
+def _job_row(job: Job, seq: int | None, now: int) -> tuple[object, ...]:
     return (
         seq, job.id, job.task, job.queue, job.priority, now, job.codec, job.options, job.unique,
         job.unique_scope.value if job.unique else None, job.unique_period, job.payload,
     )  # fmt: skip
 
 
-def _live_row(job: Job, seq: int, now: int) -> tuple[object, ...]:
+def _live_row(job: Job, seq: int | None, now: int) -> tuple[object, ...]:
     due = now + job.delay if job.delay is not None else job.due
     waits = due is not None and due > now
     expires_at = now + job.ttl if job.ttl is not None else job.expires_at

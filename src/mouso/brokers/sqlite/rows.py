@@ -39,7 +39,7 @@ def marks(values: Sequence[object]) -> str:
 
 def read_jobs(tx: sqlite3.Connection, seqs: Sequence[int], *, errors: bool) -> dict[int, Job]:
     """Reads jobs by seq."""
-    rows = tx.execute(f"{_JOB} WHERE j.seq IN ({marks(seqs)})", seqs).fetchall()
+    rows = tx.execute(f"{_JOB} WHERE j.seq IN ({marks(seqs)}) AND j.id <> ''", seqs).fetchall()
     failures: dict[int, list[ErrorInfo]] = {}
     if errors:
         for seq, text in tx.execute(
@@ -121,9 +121,6 @@ def finish(
 def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = False) -> None:
     """Deletes all that is kept of jobs but their tallies and, unless ``free_keys``, what they hold for a period."""
     keys = [(seq,) for seq in seqs]
-    if keys:
-        last = max(keys)
-        tx.execute("UPDATE mouso_meta SET value = max(value, ?) WHERE key = 'last_deleted'", last)
     if free_keys:
         tx.executemany(
             "DELETE FROM mouso_unique_periods WHERE (key, id) IN"
@@ -132,6 +129,7 @@ def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = Fal
         )
     for table in ("mouso_live", "mouso_history", "mouso_errors", "mouso_jobs"):
         tx.executemany(f"DELETE FROM {table} WHERE seq = ?", keys)
+    tx.executemany("UPDATE mouso_jobs SET seq = ? WHERE id = '' AND seq < ?", [max(keys) * 2] if keys else [])
 
 
 def give_back(tx: sqlite3.Connection, number: int, limit: int, now: int, tallies: Tallies) -> int:

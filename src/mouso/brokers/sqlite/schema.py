@@ -6,7 +6,8 @@ final). So neither a claim nor a settle copies a payload: with everything in one
 13 µs a job instead of 9.
 
 ``seq`` orders jobs by enqueue and is the key that leases carry. It never comes twice, or a late outcome could hit a
-young job: ``last_deleted`` remembers the highest one that was deleted (a counter would cost each enqueue a page).
+young job: SQLite gives out the highest one plus 1, and a row with the empty id, which is no job, is moved to the
+highest one that was deleted (AUTOINCREMENT or a counter would cost each enqueue one more page).
 In ``mouso_live`` the state ``parked`` stands for an available job whose task no worker knows; ``due`` is set exactly
 while a job is scheduled or retryable.
 """
@@ -24,7 +25,7 @@ CREATE TABLE mouso_meta (
     key   TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO mouso_meta VALUES ('version', 0), ('last_deleted', 0);
+INSERT INTO mouso_meta VALUES ('version', 0);
 
 CREATE TABLE mouso_jobs (
     seq           INTEGER PRIMARY KEY,
@@ -40,6 +41,7 @@ CREATE TABLE mouso_jobs (
     unique_period INTEGER NOT NULL,
     payload       BLOB NOT NULL
 ) STRICT;
+INSERT INTO mouso_jobs VALUES (0, '', '', '', 0, 0, '', NULL, NULL, NULL, 0, x'');
 
 CREATE TABLE mouso_live (
     seq           INTEGER PRIMARY KEY,
