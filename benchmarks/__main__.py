@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME …] [--runs 5] [--quick] [--dir FOLDER]`: measures, shows, and keeps the results."""
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from benchmarks import backlog, cpu_bound, drain, enqueue, io_bound, latency, machine, memory, peers, report
 from benchmarks.plan import Plan
 from benchmarks.results import Row
-from benchmarks.rig import ROOT
+from benchmarks.rig import ROOT, Folders
 
 BENCHMARKS: Mapping[str, Callable[[Plan], list[Row]]] = {
     "drain": drain.run,
@@ -22,6 +23,8 @@ BENCHMARKS: Mapping[str, Callable[[Plan], list[Row]]] = {
     "backlog": backlog.run,
     "memory": memory.run,
 }
+_SHARED = Path("/dev/shm")
+_BUSY = 0.3
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -58,12 +61,18 @@ def main() -> int:
     runs = 1 if options.quick else options.runs
     command = " ".join(["python -m benchmarks", *options.names, f"--runs {runs}"])
     missed = 0
-    with tempfile.TemporaryDirectory(prefix="mouso-bench-", dir=_parent(options.dir)) as folder:
-        plan = Plan(folder=Path(folder), runs=runs, quick=options.quick, peers=python)
-        facts = machine.facts(plan.folder, peers.versions(python))
+    with (
+        tempfile.TemporaryDirectory(prefix="mouso-bench-", dir=_parent(options.dir)) as disk,
+        tempfile.TemporaryDirectory(
+            prefix="mouso-bench-", dir=_SHARED if os.access(_SHARED, os.W_OK) else disk
+        ) as memory_,
+    ):
+        plan = Plan(folders=Folders(Path(disk), Path(memory_)), runs=runs, quick=options.quick, peers=python)
+        facts = machine.facts(plan.folders.disk, peers.versions(python))
         print("; ".join(f"{key}: {value}" for key, value in facts.items()), flush=True)
+        if os.getloadavg()[0] > _BUSY:
+            print("benchmarks: warning: the machine is busy with other work; the numbers will mean little", flush=True)
         for name in names:
-            facts = machine.facts(plan.folder, peers.versions(python))
             began = time.monotonic()
             rows = BENCHMARKS[name](plan)
             seconds = round(time.monotonic() - began)

@@ -16,7 +16,7 @@ _INSERT = "INSERT INTO jobs (id, task, queue, at, payload) VALUES (?, ?, ?, ?, ?
 
 def bare(plan: Plan, jobs: int) -> float:
     """The floor, per second: one INSERT a transaction into one table with no index, WAL and FULL."""
-    file = plan.folder / f"bare-{time.monotonic_ns()}.db"
+    file = plan.folders.disk / f"bare-{time.monotonic_ns()}.db"
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("PRAGMA journal_mode = wal")
     connection.execute("PRAGMA synchronous = full")
@@ -27,7 +27,7 @@ def bare(plan: Plan, jobs: int) -> float:
         connection.execute(_INSERT, (secrets.token_hex(16), "benchmarks.jobs.noop", "default", time.time_ns(), payload))
     rate = jobs / (time.perf_counter() - began)
     connection.close()
-    for path in plan.folder.glob(file.name + "*"):
+    for path in plan.folders.disk.glob(file.name + "*"):
         path.unlink()
     return rate
 

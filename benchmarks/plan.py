@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rig import HueyRig, MousoRig
+from benchmarks.rig import Folders, HueyRig, MousoRig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,13 +11,13 @@ class Plan:
     """How to run.
 
     Attributes:
-        folder: For files, on a real disk; emptied by the benchmarks themselves.
+        folders: For files; emptied by the benchmarks themselves.
         runs: How often everything is measured.
         quick: Whether a tenth of the work is enough, to see that all works.
         peers: The interpreter with the peers in it.
     """
 
-    folder: Path
+    folders: Folders
     runs: int
     quick: bool
     peers: Path
@@ -28,8 +28,8 @@ class Plan:
 
     def mouso(self, synchronous: str = "full") -> MousoRig:
         """Mouso on a new file."""
-        return MousoRig(self.folder, synchronous)
+        return MousoRig(self.folders, synchronous)
 
     def huey(self, *, fsync: bool) -> HueyRig:
         """Huey on a new file."""
-        return HueyRig(self.folder, self.peers, fsync=fsync)
+        return HueyRig(self.folders, self.peers, fsync=fsync)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import processes, slots
 from benchmarks.processes import Worker, cpu_seconds
@@ -20,19 +20,26 @@ _LOOK = 0.002
 _PATIENCE = 180.0
 
 
+class Folders(NamedTuple):
+    """Temporary folders: the job systems' files go on a disk, the jobs' counts where nothing writes them to one."""
+
+    disk: Path
+    memory: Path
+
+
 class Rig(ABC):
     """One job system on one new file.
 
     Args:
-        folder: Where to put the file, on a real disk.
+        folders: Where to put its files.
         label: Names the file.
     """
 
     stop_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path, label: str) -> None:
-        self.file = folder / f"{label}-{time.monotonic_ns()}.db"
-        self._memory = _fast_folder(folder) / f"mouso-bench-slots-{os.getpid()}-{time.monotonic_ns()}"
+    def __init__(self, folders: Folders, label: str) -> None:
+        self.file = folders.disk / f"{label}-{time.monotonic_ns()}.db"
+        self._memory = folders.memory / f"{self.file.stem}.slots"
         self.slots = slots.Slots(self._memory)
 
     @abstractmethod
@@ -129,8 +136,8 @@ class Rig(ABC):
 class MousoRig(Rig):
     """Mouso as it is by default: at least once, results stored, ``synchronous=FULL`` unless said otherwise."""
 
-    def __init__(self, folder: Path, synchronous: str = "full") -> None:
-        super().__init__(folder, f"mouso-{synchronous}")
+    def __init__(self, folders: Folders, synchronous: str = "full") -> None:
+        super().__init__(folders, f"mouso-{synchronous}")
         self._synchronous = synchronous
 
     def client_command(self) -> list[str]:
@@ -153,8 +160,8 @@ class HueyRig(Rig):
 
     stop_signal = signal.SIGINT
 
-    def __init__(self, folder: Path, python: Path, *, fsync: bool) -> None:
-        super().__init__(folder, f"huey-{'full' if fsync else 'off'}")
+    def __init__(self, folders: Folders, python: Path, *, fsync: bool) -> None:
+        super().__init__(folders, f"huey-{'full' if fsync else 'off'}")
         self._python = python
         self._fsync = fsync
 
@@ -177,9 +184,3 @@ def in_turn(runs: int, *steps: Callable[[], None]) -> None:
     for _ in range(runs):
         for step in steps:
             step()
-
-
-def _fast_folder(folder: Path) -> Path:
-    """Where the slots' pages are never written to a disk."""
-    memory = Path("/dev/shm")
-    return memory if os.access(memory, os.W_OK) else folder

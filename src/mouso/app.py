@@ -23,7 +23,7 @@ from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
 from mouso.middleware import Middleware
 from mouso.options import Options
-from mouso.producer import CONNECTION, Producer
+from mouso.producer import Producer
 from mouso.task import AsyncTask, Task
 from mouso.waiting import Listener
 
@@ -32,6 +32,9 @@ R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Handler)
 Coro = Coroutine[Any, Any, R]
+MOST_LISTED = 10_000
+"""The longest page of ``Mouso.jobs``."""
+
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
@@ -103,6 +106,9 @@ class Mouso:
         if not isinstance(payload_limit, int) or payload_limit < 1:
             raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
         self.payload_limit = payload_limit
+        for name_, count in (("max_finished", max_finished), ("max_dead", max_dead)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ConfigError(f"{name_}={count!r:.80} is no number of jobs; use a whole number from 0")
         try:
             self.retention = Retention(
                 finished=millis(keep_finished, "keep_finished"),
@@ -284,11 +290,8 @@ class Mouso:
                 f"enqueue_in needs a broker with transactions; {self.broker.capabilities.name} has none"
             )
         self.broker.open()
-        token = CONNECTION.set(connection)
-        try:
+        with self.producer.joined(connection):
             yield
-        finally:
-            CONNECTION.reset(token)
 
     def job(self, id: str) -> JobHandle[Any]:
         """A handle of the job with this id, whether it exists or not."""
@@ -312,8 +315,10 @@ class Mouso:
             after: The id of the last job of the page before.
 
         Raises:
-            OptionError: No state has this name.
+            OptionError: No state has this name, or the limit is out of range.
         """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_LISTED:
+            raise OptionError(f"limit={limit!r:.80} is out of range; use 1 to {MOST_LISTED:,}")
         states = None
         if state is not None:
             wanted = [state] if isinstance(state, str) else list(state)

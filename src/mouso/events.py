@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 
@@ -60,11 +61,15 @@ class EventBus:
         """Registers a handler.
 
         Raises:
-            ConfigError: No event has this name.
+            ConfigError: No event has this name, or the handler is a coroutine function.
         """
         if name not in EVENTS:
             raise ConfigError(
                 f"no event is called {name!r}; {closest(name, EVENTS) or 'there are ' + ', '.join(EVENTS)}"
+            )
+        if inspect.iscoroutinefunction(handler):
+            raise ConfigError(
+                f"the handler {handler.__qualname__} of {name} is a coroutine function; write a plain one"
             )
         self._handlers.setdefault(name, []).append(handler)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
 from mouso.clock import SYSTEM, Duration, seconds
 from mouso.codec import decode_plain
-from mouso.errors import ErrorInfo, JobCancelled, JobExpired, JobFailed, JobUnknown, ResultTimeout
+from mouso.errors import BrokerUnavailable, ErrorInfo, JobCancelled, JobExpired, JobFailed, JobUnknown, ResultTimeout
 from mouso.job import Job, JobState, Progress
 from mouso.waiting import remaining
 
@@ -120,16 +120,17 @@ class JobHandle(Generic[R]):
             ResultTimeout: It was not final in time.
         """
         deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
-        updates: queue.SimpleQueue[JobUpdate] = queue.SimpleQueue()
+        updates: queue.SimpleQueue[JobUpdate | None] = queue.SimpleQueue()
         subscription = self._app.listener.subscribe(self.id, updates.put)
         try:
             while True:
                 try:
                     update = updates.get(timeout=remaining(deadline))
                 except queue.Empty:
-                    raise self._timeout(timeout) from None
-                yield self._known(update)
-                if update.state is not None and update.state.final:
+                    update = self._last_look(timeout)
+                known = self._known(update)
+                yield known
+                if known.state is not None and known.state.final:
                     return
         finally:
             self._app.listener.unsubscribe(subscription)
@@ -140,7 +141,7 @@ class JobHandle(Generic[R]):
 
         deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
         loop = asyncio.get_running_loop()
-        updates: asyncio.Queue[JobUpdate] = asyncio.Queue()
+        updates: asyncio.Queue[JobUpdate | None] = asyncio.Queue()
         subscription = self._app.listener.subscribe(
             self.id, lambda update: loop.call_soon_threadsafe(updates.put_nowait, update)
         )
@@ -149,20 +150,27 @@ class JobHandle(Generic[R]):
                 try:
                     update = await asyncio.wait_for(updates.get(), remaining(deadline))
                 except TimeoutError:
-                    raise self._timeout(timeout) from None
-                yield self._known(update)
-                if update.state is not None and update.state.final:
+                    update = await asyncio.to_thread(self._last_look, timeout)
+                known = self._known(update)
+                yield known
+                if known.state is not None and known.state.final:
                     return
         finally:
             self._app.listener.unsubscribe(subscription)
 
-    def _known(self, update: JobUpdate) -> JobUpdate:
+    def _known(self, update: JobUpdate | None) -> JobUpdate:
+        if update is None:
+            raise BrokerUnavailable(f"the app was closed while it waited for job {self.id}")
         if update.state is None:
             raise JobUnknown(f"no job has the id {self.id}; it was deleted, or its retention is over", self.id)
         return update
 
-    def _timeout(self, timeout: Duration | None) -> ResultTimeout:
-        return ResultTimeout(f"job {self.id} was not final within {timeout}; is a worker running?", self.id)
+    def _last_look(self, timeout: Duration | None) -> JobUpdate:
+        """The job's final update, or the error that it is not final when the time is over."""
+        for update in self._app.broker.watch({self.id: None}, 0):
+            if update.state is None or update.state.final:
+                return update
+        raise ResultTimeout(f"job {self.id} was not final within {timeout}; is a worker running?", self.id)
 
     def _value(self, *, propagate: bool) -> R:
         job = self.refresh().record

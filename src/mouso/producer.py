@@ -1,7 +1,7 @@
 """Enqueues that meet at the same moment share one round trip (group commit).
 
-Whoever comes first enqueues for all who came while the one before was under way. Threads take turns on a lock,
-coroutines of one event loop share a flush in a thread.
+Whoever comes first leads: it enqueues for all who came by then, and passes the lead on to the first of those who came
+meanwhile. Coroutines of one event loop share a flush in a thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -22,20 +23,25 @@ from mouso.job import Job
 if TYPE_CHECKING:
     import asyncio
 
-CONNECTION: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
-"""The caller's transaction that enqueues join."""
-
 _MOMENT = 0.25
-"""Seconds."""
+"""Seconds that an enqueue which is under way in another thread is waited for beyond the deadline."""
 
 
 class _Entry:
-    __slots__ = ("enqueued", "error", "jobs")
+    """One caller's jobs. ``turn`` is released when they are stored, or when it is its thread's turn to lead."""
+
+    __slots__ = ("enqueued", "error", "jobs", "turn")
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
+        self.turn = threading.Lock()
+        self.turn.acquire()
         self.enqueued: list[Enqueued] | None = None
         self.error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.enqueued is not None or self.error is not None
 
     def result(self) -> list[Enqueued]:
         if self.error is not None:
@@ -55,13 +61,24 @@ class Producer:
     def __init__(self, broker: Callable[[], Broker], timeout: float = 5.0) -> None:
         self._broker = broker
         self.timeout = timeout
+        self._connection: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._mutex = threading.Lock()
         self._waiting: deque[_Entry] = deque()
-        self._turn = threading.Lock()
+        self._led = False
         self._flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopFlusher] = WeakKeyDictionary()
+
+    @contextmanager
+    def joined(self, connection: object) -> Iterator[None]:
+        """Makes this producer's enqueues of the block part of the caller's transaction."""
+        token = self._connection.set(connection)
+        try:
+            yield
+        finally:
+            self._connection.reset(token)
 
     def submit(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """Enqueues jobs, all or none of each call to it up to 1,000; a longer list goes in batches of that size.
@@ -70,7 +87,7 @@ class Producer:
             BrokerUnavailable: Nothing of the batch was stored.
             OutcomeUnknown: Repeat it with the same ids.
         """
-        connection = CONNECTION.get()
+        connection = self._connection.get()
         if connection is not None:
             return self._broker().enqueue(jobs, connection=connection, timeout=self.timeout)
         if len(jobs) > BATCH:
@@ -79,54 +96,70 @@ class Producer:
             self._reset()
         entry = _Entry(jobs)
         deadline = SYSTEM.monotonic() + self.timeout
-        self._waiting.append(entry)
-        if not self._turn.acquire(timeout=self.timeout):
+        with self._mutex:
+            self._waiting.append(entry)
+            leads, self._led = not self._led, True
+        if not leads and not entry.turn.acquire(timeout=self.timeout):
             return self._give_up(entry)
-        try:
-            while entry.enqueued is None and entry.error is None:
+        if not entry.done:
+            try:
                 self._flush(deadline)
-        finally:
-            self._turn.release()
+            finally:
+                self._pass_on()
         return entry.result()
 
     def _flush(self, deadline: float) -> None:
-        """Enqueues for everybody who waits, up to a batch."""
-        entries = [self._waiting.popleft()]
-        size = len(entries[0].jobs)
-        while self._waiting and size + len(self._waiting[0].jobs) <= BATCH:
-            entries.append(self._waiting.popleft())
-            size += len(entries[-1].jobs)
+        """Enqueues for everybody who waits, up to a batch; the leader itself is the first."""
+        with self._mutex:
+            entries = [self._waiting.popleft()]
+            size = len(entries[0].jobs)
+            while self._waiting and size + len(self._waiting[0].jobs) <= BATCH:
+                entries.append(self._waiting.popleft())
+                size += len(entries[-1].jobs)
         jobs = entries[0].jobs if len(entries) == 1 else [job for entry in entries for job in entry.jobs]
         try:
             enqueued = self._broker().enqueue(jobs, timeout=max(deadline - SYSTEM.monotonic(), 0.01))
+            start = 0
+            for entry in entries:
+                entry.enqueued = enqueued[start : start + len(entry.jobs)]
+                start += len(entry.jobs)
         except BaseException as error:
             for entry in entries:
                 entry.error = error if isinstance(error, Exception) else _interrupted()
-            if isinstance(error, Exception):
-                return
-            raise
-        start = 0
-        for entry in entries:
-            entry.enqueued = enqueued[start : start + len(entry.jobs)]
-            start += len(entry.jobs)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for entry in entries[1:]:
+                entry.turn.release()
+
+    def _pass_on(self) -> None:
+        """Lets the first of those who wait lead."""
+        with self._mutex:
+            self._led = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].turn.release()
 
     def _give_up(self, entry: _Entry) -> list[Enqueued]:
-        try:
-            self._waiting.remove(entry)
-        except ValueError:
-            # It is under way in another thread, whose deadline is about the same: its answer is worth a moment.
-            if self._turn.acquire(timeout=_MOMENT):
-                self._turn.release()
-            if entry.enqueued is not None or entry.error is not None:
-                return entry.result()
-            raise OutcomeUnknown(
-                f"the broker did not answer within {self.timeout:g} s; repeat the call with the same id"
-            ) from None
-        raise BrokerUnavailable(f"the broker did not answer within {self.timeout:g} s; nothing was stored, try again")
+        """What to say when the deadline has passed before the entry's turn came."""
+        with self._mutex:
+            waits = entry in self._waiting
+            if waits:
+                self._waiting.remove(entry)
+        if waits:
+            if entry.turn.acquire(blocking=False):
+                self._pass_on()  # the lead had just come
+            raise BrokerUnavailable(
+                f"the broker did not answer within {self.timeout:g} s; nothing was stored, try again"
+            )
+        # It is under way in another thread, whose deadline is about the same: its answer is worth a moment.
+        entry.turn.acquire(timeout=_MOMENT)
+        if entry.done:
+            return entry.result()
+        raise OutcomeUnknown(f"the broker did not answer within {self.timeout:g} s; repeat the call with the same id")
 
     async def asubmit(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """``submit`` for coroutines: does not block the loop, and shares round trips with its siblings."""
-        if CONNECTION.get() is not None:
+        if self._connection.get() is not None:
             return self.submit(jobs)  # the caller's connection belongs to this thread
         if self._pid != os.getpid():
             self._reset()
@@ -173,7 +206,7 @@ class _LoopFlusher:
                     batch.append(self._pending.popleft())
                     jobs += batch[-1][0]
                 try:
-                    enqueued = await loop.run_in_executor(None, self._producer.submit, jobs)
+                    enqueued = await self._in_thread(loop, jobs)
                 except Exception as error:
                     for _, future in batch:
                         if not future.done():
@@ -186,3 +219,27 @@ class _LoopFlusher:
                     start += len(jobs_)
         finally:
             self._task = None
+
+    async def _in_thread(self, loop: asyncio.AbstractEventLoop, jobs: Sequence[Job]) -> list[Enqueued]:
+        """``submit`` in a thread of its own: the loop's executor may be full of the caller's work."""
+        answer: asyncio.Future[list[Enqueued]] = loop.create_future()
+
+        def run() -> None:
+            entry = _Entry(jobs)
+            try:
+                entry.enqueued = self._producer.submit(jobs)
+            except Exception as error:
+                entry.error = error
+            loop.call_soon_threadsafe(_answer, answer, entry)
+
+        threading.Thread(target=run, name="mouso-enqueue", daemon=True).start()
+        return await answer
+
+
+def _answer(future: asyncio.Future[list[Enqueued]], entry: _Entry) -> None:
+    if future.done():
+        return
+    if entry.error is not None:
+        future.set_exception(entry.error)
+    else:
+        future.set_result(entry.result())

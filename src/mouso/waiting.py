@@ -11,7 +11,8 @@ from collections.abc import Callable
 from mouso.brokers.base import Broker, JobUpdate
 from mouso.clock import SYSTEM
 
-Callback = Callable[[JobUpdate], object]
+Callback = Callable[[JobUpdate | None], object]
+"""Takes what is known of a job, or None when the listener was closed."""
 
 _LINGER = 0.5
 _RETRY = 0.2
@@ -68,11 +69,15 @@ class Listener:
                     del self._subscriptions[subscription.job_id]
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread; who still waits is told."""
         with self._changed:
             thread, self._closed = self._thread, True
+            abandoned = [s for subscriptions in self._subscriptions.values() for s in subscriptions]
             self._subscriptions.clear()
             self._changed.notify()
+        for subscription in abandoned:
+            with contextlib.suppress(Exception):
+                subscription.callback(None)
         if thread is not None and thread is not threading.current_thread():
             self._broker().interrupt()
             thread.join(5)

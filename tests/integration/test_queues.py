@@ -217,7 +217,9 @@ def test_unique_keys_are_free_again_however_the_job_ended(bench: Bench) -> None:
 
 def test_unknown_tasks_are_parked_until_a_worker_knows_them(bench: Bench) -> None:
     old = bench.app(JOB)
-    new = bench.app(JOB + "\n@app.task\ndef fresh(n: int) -> int:\n    note('fresh', str(n))\n    return n\n", name="new")
+    new = bench.app(
+        JOB + "\n@app.task\ndef fresh(n: int) -> int:\n    note('fresh', str(n))\n    return n\n", name="new"
+    )
     # As it is during a deployment: the producer is ahead of the worker.
     unknown = [new.fresh.delay(n) for n in range(20)]
     known = [old.job.delay(n) for n in range(20)]
@@ -395,7 +397,9 @@ def test_several_producers(bench: Bench) -> None:
     """Threads, coroutines and processes enqueue into one file while two workers run: all is run once."""
     jobs = bench.app(JOB)
     script = bench.folder / "produce.py"
-    script.write_text("import sys, jobs\nfor n in range(200):\n    jobs.job.delay(int(sys.argv[1]) + n)\njobs.app.close()\n")
+    script.write_text(
+        "import sys, jobs\nfor n in range(200):\n    jobs.job.delay(int(sys.argv[1]) + n)\njobs.app.close()\n"
+    )
     workers = [bench.worker(processes=1) for _ in range(2)]
     paths = f"{bench.folder}:{ROOT}"
     others = [

@@ -38,7 +38,7 @@ def run_until_idle(app: Mouso, clock: FakeClock | None = None, *, most: int = 10
     """Runs every job that is available, one after the other, with retries and whatever they enqueue.
 
     Args:
-        clock: From ``fake_time``: scheduled and retryable jobs then run too, the clock is moved on to when they are due.
+        clock: From ``fake_time``: it is moved on to when scheduled and retryable jobs are due, so that they run too.
         most: How many runs at most.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class SQLiteBroker:
         self._known_queues: set[str] = set()
         self._ears: dict[str, Listener | Poller] = {}
         self._ears_lock = threading.Lock()
+        self._pid = os.getpid()
         self._interrupted: set[str] = set()
 
     def __repr__(self) -> str:
@@ -104,6 +106,8 @@ class SQLiteBroker:
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
             enqueued = producing.insert(connection, jobs, self._clock.now(), set())
+        except sqlite3.Error as error:
+            raise self._store.translate(error) from error
         finally:
             connection.row_factory, connection.text_factory = factories
         self._bells.ring(WORKERS)
@@ -285,6 +289,8 @@ class SQLiteBroker:
 
     def _ear(self, kind: str) -> Listener | Poller:
         with self._ears_lock:
+            if self._pid != os.getpid():
+                self._pid, self._ears = os.getpid(), {}  # a forked child's rings would come to its parent
             if kind not in self._ears:
                 self._store.open()
                 self._ears[kind] = self._bells.listener(kind) or Poller(self._version)

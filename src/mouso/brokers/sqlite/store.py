@@ -13,6 +13,7 @@ import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,9 +60,9 @@ class Store:
             raise ConfigError(f"the current directory is gone, so {path} has no place; use an absolute path") from None
         self._synchronous = synchronous
         self._reset()
+        _STORES.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._writer: sqlite3.Connection | None = None
@@ -69,10 +70,8 @@ class Store:
         self._next_checkpoint = 0.0
         self._written = self._changes = self._log_size = self._look_at = 0
 
-    def open(self) -> None:
+    def open(self, timeout: float = 5.0) -> None:
         """Opens the file, creating or upgrading its tables; does nothing when it is open already."""
-        if self._pid != os.getpid():
-            self._reset()  # a forked child must not touch the parent's connections; they are left to leak
         if self._writer is not None:
             return
         with self._writing:
@@ -80,7 +79,7 @@ class Store:
                 self._check_place()
                 writer = self._connect()
                 try:
-                    self._prepare(writer)
+                    self._prepare(writer, timeout)
                     writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
                     self._reader = self._connect()
                 except BaseException:
@@ -91,8 +90,6 @@ class Store:
 
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
-        if self._pid != os.getpid():
-            return
         with self._writing, self._reading:
             for connection in (self._reader, self._writer):
                 if connection is not None:
@@ -107,8 +104,8 @@ class Store:
             BrokerUnavailable: Nothing happened.
             OutcomeUnknown: The commit itself failed.
         """
-        self.open()
         deadline = SYSTEM.monotonic() + timeout
+        self.open(timeout)
         if not self._writing.acquire(timeout=timeout):
             raise BrokerUnavailable(
                 f"{self.path} was busy in this process for {timeout:g} s; nothing was stored, try again"
@@ -122,7 +119,7 @@ class Store:
                 yield connection
             except sqlite3.Error as error:
                 _roll_back(connection)
-                raise self._translate(error) from error
+                raise self.translate(error) from error
             except BaseException:
                 _roll_back(connection)
                 raise
@@ -146,7 +143,7 @@ class Store:
                 self._reader.execute("BEGIN")
                 yield self._reader
             except sqlite3.Error as error:
-                raise self._translate(error) from error
+                raise self.translate(error) from error
             finally:
                 _roll_back(self._reader)
 
@@ -186,7 +183,7 @@ class Store:
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         try:
             for pragma in (
                 f"synchronous = {self._synchronous}",
@@ -197,23 +194,26 @@ class Store:
                 connection.execute(f"PRAGMA {pragma}")
         except sqlite3.Error as error:
             connection.close()
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> int:
+    def _prepare(self, connection: sqlite3.Connection, timeout: float = 5.0) -> int:
         """Brings file mode and tables up to date and returns the version found."""
-        deadline = SYSTEM.monotonic() + 5.0
+        deadline = SYSTEM.monotonic() + timeout
+        connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
         try:
             while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 with suppress(sqlite3.OperationalError):
                     connection.execute("PRAGMA journal_mode = wal")
                 if SYSTEM.monotonic() > deadline:
-                    raise BrokerUnavailable(f"{self.path} stayed locked by another program for 5 s; try again")
+                    raise BrokerUnavailable(
+                        f"{self.path} stayed locked by another program for {timeout:g} s; try again"
+                    )
             found = schema.version(connection)
             schema.check(found, self.path)
             if found == schema.VERSION:
                 return found
-            self._begin(connection, deadline, 5.0)
+            self._begin(connection, deadline, timeout)
             try:
                 found = schema.version(connection)
                 schema.check(found, self.path)
@@ -224,7 +224,7 @@ class Store:
                 _roll_back(connection)
                 raise
         except sqlite3.Error as error:
-            raise self._translate(error) from error
+            raise self.translate(error) from error
         return found
 
     def _begin(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
@@ -236,7 +236,7 @@ class Store:
                 return
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
-                    raise self._translate(error) from error
+                    raise self.translate(error) from error
             if SYSTEM.monotonic() >= deadline:
                 raise BrokerUnavailable(
                     f"{self.path} stayed locked by another program for {timeout:g} s; nothing was stored, try again"
@@ -275,7 +275,8 @@ class Store:
         finally:
             checkpointer.close()
 
-    def _translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
+    def translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
+        """A client's error in Mouso's words."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return ConfigError(f"{self.path} is no intact SQLite database ({error}); restore it or choose another file")
@@ -286,6 +287,38 @@ class Store:
         if code == sqlite3.SQLITE_FULL:
             return BrokerUnavailable(f"the disk of {self.path} is full; nothing was stored, free some space")
         return BrokerUnavailable(f"{self.path}: {error}; nothing was stored, try again")
+
+
+_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
+_forking: list[Store] = []
+_abandoned: list[sqlite3.Connection | None] = []
+"""A forked child's copies of its parent's connections: never used, and never closed, which could end the log."""
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_STORES)
+    for store in _forking:
+        store._writing.acquire()
+        store._reading.acquire()
+
+
+def _after_fork(*, child: bool) -> None:
+    for store in _forking:
+        if child:
+            _abandoned.extend((store._writer, store._reader))
+            store._reset()
+        else:
+            store._reading.release()
+            store._writing.release()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(child=False),
+        after_in_child=lambda: _after_fork(child=True),
+    )
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
