@@ -1,9 +1,6 @@
-"""Finds the fenced code blocks of a Markdown page, and what the page says to its tests.
+"""Finds the fenced code blocks of a Markdown page, and what the page says to its tests in comments.
 
-A comment before a block tells how it is tested:
-
-    <!-- not run: why -->              the next block is only checked for syntax
-    <!-- test: worker tasks:app -->    a worker runs from here on, which the text does not mention
+``<!-- test: worker tasks:app -->`` means that a worker runs from here on, which the text need not mention.
 """
 
 import re
@@ -13,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
-_NOT_RUN = re.compile(r"^\s*<!-- not run: (?P<why>\S.*) -->\s*$")
 _TEST = re.compile(r"^\s*<!-- test: (?P<order>\S.*) -->\s*$")
 _FILE = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|toml))(?P<more> \(continued\))?\n")
 
@@ -25,13 +21,11 @@ class Block:
     Attributes:
         kind: The first word after the fence, such as ``python``; empty if there is none.
         line: Where its text starts, from 1.
-        not_run: The reason, or empty.
     """
 
     kind: str
     text: str
     line: int
-    not_run: str = ""
 
     @property
     def file(self) -> tuple[str, bool] | None:
@@ -41,21 +35,19 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page of the documentation, README and glossary included."""
-    return [ROOT / "README.md", ROOT / "GLOSSARY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Every page of the documentation, those outside of its folder included."""
+    outside = ("README.md", "GLOSSARY.md", "CONTRIBUTING.md", "examples/README.md")
+    return [*(ROOT / name for name in outside), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    reason = ""
     position = 0
     while position < len(lines):
         line = lines[position]
         position += 1
-        if found := _NOT_RUN.match(line):
-            reason = found["why"]
-        elif found := _TEST.match(line):
+        if found := _TEST.match(line):
             yield Block("test", found["order"], position)
         elif found := _FENCE.match(line):
             start = position
@@ -64,5 +56,4 @@ def blocks(page: Path) -> Iterator[Block]:
             assert position < len(lines), f"{page}:{start}: the fence is never closed"
             text = "".join(f"{line.removeprefix(found['indent'])}\n" for line in lines[start:position])
             position += 1
-            yield Block((found["info"].split() or [""])[0], text, start + 1, reason)
-            reason = ""
+            yield Block((found["info"].split() or [""])[0], text, start + 1)
