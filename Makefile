@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 INPUTS := pyproject.toml constraints/dev.txt
-CHECKED = $(wildcard src tests tools benchmarks examples)
+CHECKED = $(wildcard src tests tools benchmarks examples docs/_ext)
 
 export PYTHON
 

@@ -35,13 +35,13 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return total
 
 
-def pss_mib(pids: Sequence[int]) -> float:
-    """Memory of processes in MiB, what they share divided among them (PSS)."""
+def pss_mib(pids: Sequence[int], kind: str = "Pss") -> float:
+    """Memory of processes in MiB, what they share divided among them (PSS); ``Pss_Anon`` is that of no file."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(f"{kind}:"):
                     total += int(line.split()[1])
     return total / 1024
 

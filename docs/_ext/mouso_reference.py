@@ -219,10 +219,10 @@ def parse(directive: SphinxDirective, lines: Sequence[str]) -> list[nodes.Node]:
 
     if isinstance(directive.state, MockState):
         text = "\n".join(["```{eval-rst}", *lines, "```"])
-        return directive.parse_text_to_nodes(text)
+        return list(directive.parse_text_to_nodes(text))
     node = nodes.container()
     directive.state.nested_parse(StringList(list(lines), "generated"), 0, node)
-    return node.children
+    return list(node.children)
 
 
 class Errors(SphinxDirective):

@@ -257,16 +257,17 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     error: ErrorInfo | None = None
 
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\s/\\]{1,255}")
 
 
 def new_id() -> str:
     """A fresh UUIDv7 as text: unique everywhere, ordered by creation to the millisecond (RFC 9562, 5.7)."""
-    random = int.from_bytes(os.urandom(10))
-    bits = (SYSTEM.now() << 80 | random) & ~(0xF << 76 | 0x3 << 62) | (0x7 << 76 | 0x2 << 62)
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    now = SYSTEM.now()
+    random = os.urandom(10).hex()
+    variant = _VARIANT[random[3]]
+    return f"{now >> 16:08x}-{now & 0xFFFF:04x}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
 
 
 def check_id(value: str) -> str:

@@ -1,6 +1,6 @@
 """Code around every run of every task.
 
-A middleware takes the run's ``Context`` and ``call``, which goes on to the next middleware and at last to the task:
+A middleware takes the run's ``Context`` and ``call``, which goes on to the next middleware and at last to the task::
 
     @app.middleware
     def timed(job, call):

@@ -17,8 +17,8 @@ from tests.support import wait_until
 WAIT = 20.0
 _DRIVER = Path(__file__).with_name("driver.py")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NUMBER = re.compile(r"\d+(\.\d+)?")
-_SPAN = re.compile(r"\bN (ms|s|min|h|d)\b")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_SPAN = re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|h|d)\b")
 
 
 class Scratch:
@@ -159,6 +159,6 @@ class Scratch:
 
 
 def normal(text: str) -> str:
-    """A line of output without what differs from run to run: ids, numbers, spans of time, the width of columns."""
-    text = _NUMBER.sub("N", _UUID.sub("ID", text))
-    return " ".join(_SPAN.sub("T", text).split())
+    """A line of output without what differs from run to run: ids, instants, spans of time, the width of columns."""
+    text = _INSTANT.sub("INSTANT", _UUID.sub("ID", text))
+    return " ".join(_SPAN.sub("SPAN", text).split())

@@ -40,7 +40,8 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("/no/such/folder",),
     ),
     "no database": (
-        "Path('junk.db').write_text('junk' * 1000)\napp = Mouso('jobs', broker='sqlite:///junk.db')\n@app.task\ndef f(): ...",
+        "Path('junk.db').write_text('junk' * 1000)\n"
+        "app = Mouso('jobs', broker='sqlite:///junk.db')\n@app.task\ndef f(): ...",
         ("junk.db", "no intact SQLite database"),
     ),
     "lifespan": (

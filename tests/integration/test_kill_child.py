@@ -1,4 +1,4 @@
-"""Children are killed under load: nothing is lost, nothing completes twice, and whoever ran beside it is not charged."""
+"""Children are killed under load: nothing is lost, nothing completes twice, and no bystander is charged."""
 
 import os
 import random

@@ -80,7 +80,7 @@ def test_priority_then_age_with_one_slot(bench: Bench) -> None:
 
 def test_queues_take_turns_by_weight(bench: Bench) -> None:
     jobs = bench.app(JOB)
-    for n in range(400):
+    for _ in range(400):
         jobs.pause.options(queue="mail").delay(0, 0.001)
         jobs.pause.options(queue="slow").delay(1, 0.001)
     bench.worker("-Q", "mail=3,slow", processes=1, concurrency=1)
@@ -91,7 +91,7 @@ def test_queues_take_turns_by_weight(bench: Bench) -> None:
 
 def test_strict_queues_are_served_in_order(bench: Bench) -> None:
     jobs = bench.app(JOB)
-    for n in range(150):
+    for _ in range(150):
         for rank, queue in enumerate(("third", "first", "second")):
             jobs.job.options(queue=queue).delay((rank + 2) % 3 + 1 if rank != 0 else 3)
     bench.worker("-Q", "first,second,third", "--strict", processes=1, concurrency=1)

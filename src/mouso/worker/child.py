@@ -43,6 +43,8 @@ from mouso.worker.board import Board
 from mouso.worker.pool import Pool
 
 _WAIT_FOR_END = 0.02
+_READ = 64 << 10
+"""Bytes: the kernel maps fresh memory for a buffer of 1 MiB at every read, 27 µs against 4."""
 _ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
 _BROKEN = 70
@@ -104,15 +106,18 @@ class Child:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
-        pause = self._tick(pool)
         while True:
+            # Set before the tick looks at what there is: who comes after that look must find a sleeper to wake.
+            self._sleeping = True
+            pause = pool.tick()
+            self._sleeping = pause is None or pause > 0.01
             ready = {fd for fd, _ in poll.poll(None if pause is None else pause * 1000)}
             self._sleeping = False
             if self._wake_in in ready:
                 os.read(self._wake_in, 4096)
             if self._sock.fileno() in ready:
                 try:
-                    data = self._sock.recv(1 << 20)
+                    data = self._sock.recv(_READ)
                 except OSError:  # the supervisor died with outcomes unread
                     data = b""
                 if not data:
@@ -121,14 +126,6 @@ class Child:
                 for body in splitter.feed(data):
                     if not self._handle(frames.to_child.decode(body), pool):
                         return
-            pause = self._tick(pool)
-
-    def _tick(self, pool: Pool) -> float | None:
-        # Set before the tick looks at what there is: who comes after that look must find a sleeper to wake.
-        self._sleeping = True
-        pause = pool.tick()
-        self._sleeping = pause is None or pause > 0.01
-        return pause
 
     def _handle(self, message: frames.ToChild, pool: Pool) -> bool:
         match message:

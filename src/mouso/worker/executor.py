@@ -39,7 +39,7 @@ class Run:
         stop: Makes a coroutine stop; None for a plain function.
     """
 
-    __slots__ = ("args", "context", "kwargs", "lease", "settings", "started", "stop", "task")
+    __slots__ = ("args", "context", "kwargs", "lease", "settings", "started", "stop", "task", "timeout")
 
     def __init__(
         self, lease: Lease, task: Task[..., Any], settings: RunSettings, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -47,15 +47,12 @@ class Run:
         self.lease = lease
         self.task = task
         self.settings = settings
+        self.timeout = settings.timeout
         self.args = args
         self.kwargs = kwargs
         self.started = 0.0
         self.context: Context
         self.stop: Callable[[], object] | None = None
-
-    @property
-    def timeout(self) -> float | None:
-        return self.settings.timeout
 
 
 class Executor:
@@ -114,6 +111,8 @@ class Executor:
         try:
             if self._around_functions:
                 value = self._around(self._around_functions, run)()
+            elif run.task.context_parameter is None:
+                value = run.task.function(*run.args, **run.kwargs)
             else:
                 value = run.task.invoke(run.context, run.args, run.kwargs)
             return self._completed(run, value)
@@ -128,6 +127,8 @@ class Executor:
         try:
             if self._around_coroutines:
                 value = await self._around(self._around_coroutines, run)()
+            elif run.task.context_parameter is None:
+                value = await run.task.function(*run.args, **run.kwargs)
             else:
                 value = await run.task.invoke(run.context, run.args, run.kwargs)
             return self._completed(run, value)

@@ -8,7 +8,8 @@ they never fill more than ``concurrency`` slots. What makes small jobs cheap:
 * What is taken from the queue for the loop, but finds the loop blocked, is given back like what waits.
 * Outcomes are sent together: when the queue is empty, after ``FLUSH`` seconds, or at the next tick.
 
-The tick comes from the child's reader thread: every millisecond while jobs wait or outcomes are unsent, else never.
+The tick comes from the child's reader thread: every millisecond while outcomes are unsent or jobs wait beside free
+slots, every ten while all slots are taken, else never.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mouso.worker.frames import Outcomes, Reports
 from mouso.worker.outcomes import release
 
 TICK = 0.001
+SLOW_TICK = 0.01
 FLUSH = 0.002
 REPORT = 0.05
 GIVE_BACK = 0.25
@@ -93,7 +95,8 @@ class Pool:
                 return
             self._queue.extend((lease, now) for lease in leases)
             coroutines = self._next_coroutines()
-            self._wake_threads(1)
+            if self._queue:
+                self._wake_threads(1)
         self._start_coroutines(coroutines)
 
     def tick(self) -> float | None:
@@ -102,20 +105,31 @@ class Pool:
         with self._lock:
             while self._queue and now - self._queue[0][1] > GIVE_BACK:
                 self._outcomes.append(release(self._queue.popleft()[0]))
-            self._take_back(lambda lease, since: now - since > GIVE_BACK)
-            coroutines = self._next_coroutines()
+            if self._handed:
+                self._take_back(lambda lease, since: now - since > GIVE_BACK)
+            coroutines: Sequence[Lease] = ()
             if self._queue:
+                coroutines = self._next_coroutines()
                 self._wake_threads(max(1, self._occupied))
-            busy = bool(self._queue or self._handed or self._outcomes or self._reports)
-            self._forget_ended_deadlines()
+            unsent = bool(self._outcomes or self._reports)
+            pause = self._pause(unsent)
+            if len(self._deadlines) > 1000 + 4 * self._concurrency:
+                self._forget_ended_deadlines()
             deadline = self._deadlines[0][0] if self._deadlines else math.inf
-            self._next_tick = now + TICK if busy else deadline
-        self._start_coroutines(coroutines)
-        self._stop_late_runs(now)
+            self._next_tick = min(now + pause, deadline)
+        if coroutines:
+            self._start_coroutines(coroutines)
+        if deadline <= now:
+            self._stop_late_runs(now)
         self.flush()
-        if busy:
+        wait = min(pause, max(deadline - now, TICK))
+        return wait if wait < math.inf else None
+
+    def _pause(self, unsent: bool) -> float:
+        """Seconds until something may have to be done that no deadline stands for; the lock is held."""
+        if unsent or (self._queue and self._occupied < self._concurrency):
             return TICK
-        return max(deadline - now, TICK) if deadline < math.inf else None
+        return SLOW_TICK if self._queue or self._handed else math.inf
 
     def stop(self, key: int | str | None, reason: str) -> None:
         """Asks one running job, or all, to stop. One that waits is given back."""
@@ -161,14 +175,11 @@ class Pool:
         """Takes coroutine jobs from the head of the queue while slots are free."""
         taken = []
         while self._queue and self._occupied < self._concurrency and self._queue[0][0].task in self._coroutines:
-            taken.append(self._hand_over(*self._queue.popleft()))
+            lease, since = self._queue.popleft()
+            self._handed[lease.key, lease.token] = lease, since
+            taken.append(lease)
             self._occupied += 1
         return taken
-
-    def _hand_over(self, lease: Lease, since: float) -> Lease:
-        """Notes that a coroutine job is on its way to the loop."""
-        self._handed[lease.key, lease.token] = lease, since
-        return lease
 
     def _take_back(self, which: Callable[[Lease, float], bool]) -> None:
         """Gives back coroutine jobs that the loop, blocked by another, has not begun with."""
@@ -204,7 +215,8 @@ class Pool:
                 lease, since = self._queue.popleft()
                 if lease.task not in self._coroutines:
                     return lease, since, coroutines + self._next_coroutines()
-                coroutines.append(self._hand_over(lease, since))  # takes over this thread's slot
+                self._handed[lease.key, lease.token] = lease, since
+                coroutines.append(lease)  # takes over this thread's slot
             else:
                 self._occupied -= 1
             self._idle.append(asleep)
@@ -299,7 +311,8 @@ class Pool:
         with self._lock:
             self._occupied -= 1
             coroutines = self._next_coroutines()
-            self._wake_threads(1)
+            if self._queue:
+                self._wake_threads(1)
         if first:
             self._loop.call_soon(self.flush)  # after all that end in this turn of the loop
         return coroutines
@@ -307,9 +320,8 @@ class Pool:
     # -- stopping and progress
 
     def _forget_ended_deadlines(self) -> None:
-        if len(self._deadlines) > 1000 + 4 * self._concurrency:
-            self._deadlines = [d for d in self._deadlines if self._runs.get(d[2].lease.key) is d[2]]
-            heapq.heapify(self._deadlines)
+        self._deadlines = [d for d in self._deadlines if self._runs.get(d[2].lease.key) is d[2]]
+        heapq.heapify(self._deadlines)
 
     def _stop_late_runs(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:

@@ -19,10 +19,11 @@ READ_AHEAD = 0.05
 """Seconds of work that a child is given beyond its free slots."""
 MOST_AHEAD = 500
 _PENALTY = 1.0
+_READ = 64 << 10
 _LAST_WORDS = 0.5
 
 
-class ChildProcess(asyncio.Protocol):
+class ChildProcess(asyncio.BufferedProtocol):
     """One child: its process, its socket, and the claims it holds.
 
     Args:
@@ -56,6 +57,7 @@ class ChildProcess(asyncio.Protocol):
         self._on_message = on_message
         self._on_exit = on_exit
         self._splitter = frames.Splitter()
+        self._buffer = bytearray(_READ)
         self._rate = 0.0
         self._mean = 0.0
         self._last_outcomes = 0.0
@@ -97,10 +99,13 @@ class ChildProcess(asyncio.Protocol):
             await asyncio.wait_for(self._lost.wait(), _LAST_WORDS)
         self._on_exit(self)
 
-    # -- asyncio.Protocol
+    # -- asyncio.BufferedProtocol
 
-    def data_received(self, data: bytes) -> None:
-        for body in self._splitter.feed(data):
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        for body in self._splitter.feed(memoryview(self._buffer)[:nbytes]):
             self._on_message(self, frames.to_supervisor.decode(body))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -171,8 +176,9 @@ class ChildProcess(asyncio.Protocol):
         if held and now > self._last_outcomes:
             rate = len(held) / (now - self._last_outcomes)
             mean = sum(o.run_seconds for o in held) / len(held)
-            self._rate += 0.3 * (rate - self._rate)
-            self._mean += 0.3 * (mean - self._mean)
+            weight = 0.3 if self._rate else 1.0
+            self._rate += weight * (rate - self._rate)
+            self._mean += weight * (mean - self._mean)
             self._last_outcomes = now
         for outcome in held:
             self.stops.pop(outcome.key, None)
@@ -183,6 +189,10 @@ class ChildProcess(asyncio.Protocol):
     def gave_back(self) -> None:
         """It had more than it could start: no read-ahead for a while."""
         self._no_ahead_until = SYSTEM.monotonic() + _PENALTY
+
+    def well_fed(self, seconds: float) -> bool:
+        """Whether it has no free slot and waiting jobs for at least so long."""
+        return len(self.leases) >= self._options.concurrency + max(self._rate * seconds, 1)
 
     def room(self) -> int:
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""

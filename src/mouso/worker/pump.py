@@ -21,6 +21,10 @@ R = TypeVar("R")
 _LOOK_AGAIN = 1.0
 """Seconds after which an idle worker looks by itself: a ring is a hint, polling is the truth."""
 _BACKOFF = (0.05, 1.0)
+_AMPLE = 0.01
+_SPACING = 0.003
+"""Seconds between exchanges while every child has work for ``_AMPLE`` seconds more: one that settles 500 jobs takes a
+third less for each than one that settles 50."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -121,7 +125,8 @@ class Pump:
             self._news.clear()
             try:
                 while await self._exchange():
-                    pass
+                    if all(child.well_fed(_AMPLE) for child in self._children()):
+                        await asyncio.sleep(_SPACING)
                 pause = _BACKOFF[0]
             except Broken:
                 await asyncio.sleep(pause)

@@ -39,6 +39,8 @@ _BEAT_BUSY = 1.0
 _UPKEEP = 1.0
 _REAP = 2.0
 _PRUNE = 10.0
+_PRUNE_STEPS = 1000
+_PRUNE_PAUSE = 0.02
 _WATCH = 0.25
 _AFTER_GRACE = 1.5
 _RESPAWN = (0.1, 10.0)
@@ -55,7 +57,6 @@ def main(options: WorkerOptions) -> int:
         ConfigError: App, broker or options cannot be used.
         BrokerUnavailable: The broker did not answer at the start.
     """
-    faulthandler.register(signal.SIGQUIT, all_threads=True)
     log_to_stderr(options.log_level)
     return asyncio.run(Supervisor(options).run())
 
@@ -102,6 +103,7 @@ class Supervisor:
         self._hello, self._stopped = loop.create_future(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
+        loop.add_signal_handler(signal.SIGQUIT, self._dump)
         try:
             await asyncio.gather(*(self._spawn() for _ in range(self._count)))
             if not await self._first_hello():
@@ -121,6 +123,12 @@ class Supervisor:
             for child in list(self._children):
                 child.kill()
                 await child.ended()
+
+    def _dump(self) -> None:
+        """Writes the stacks of all threads of all processes to stderr."""
+        faulthandler.dump_traceback(all_threads=True)
+        for child in self._children:
+            child.dump()
 
     async def _first_hello(self) -> bool:
         """Waits until a child has loaded the app; False if the worker was stopped before."""
@@ -315,9 +323,13 @@ class Supervisor:
 
     async def _beat(self) -> None:
         """Renews the lease and passes on what the worker is told."""
+        beaten = SYSTEM.monotonic()
         while True:
+            await asyncio.sleep(_BEAT_BUSY * random.uniform(0.9, 1.0))
             busy = any(child.leases for child in self._children)
-            await asyncio.sleep(_BEAT_BUSY if busy else _BEAT_IDLE * random.uniform(0.9, 1.0))
+            if not busy and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
+                continue
+            beaten = SYSTEM.monotonic()
             with contextlib.suppress(Broken):
                 for command in await self._line.call(self._line.broker.heartbeat, self._info):
                     if command.kind == "cancel":
@@ -351,7 +363,14 @@ class Supervisor:
                     await self._reap()
                 if now - pruned > _PRUNE:
                     pruned = now
-                    await self._line.call(broker.prune, _STEP, self._retention)
+                    await self._prune()
+
+    async def _prune(self) -> None:
+        """Deletes what is past its retention, step by step, with room for others between the steps."""
+        for _ in range(_PRUNE_STEPS):
+            if await self._line.call(self._line.broker.prune, _STEP, self._retention) < _STEP:
+                return
+            await asyncio.sleep(_PRUNE_PAUSE)
 
     async def _reap(self) -> None:
         """Gives back the jobs of workers that are proven dead or whose lease has ended."""

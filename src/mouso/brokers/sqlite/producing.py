@@ -16,6 +16,10 @@ _LIVE = (
     "INSERT INTO mouso_live (seq, state, queue, priority, due, expires_at, unique_key, unique_queued)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_LIVE_AT_ONCE = (
+    "INSERT INTO mouso_live (seq, state, queue, priority)"
+    " SELECT seq, 'available', queue, priority FROM mouso_jobs WHERE seq > ?"
+)
 
 
 def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: set[str]) -> list[Enqueued]:
@@ -40,7 +44,10 @@ def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], now: int) -> bool
     (last,) = tx.execute("SELECT max(seq) FROM mouso_jobs").fetchone()
     rows = [_job_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)]
     if tx.executemany(_JOB, rows).rowcount == len(jobs):
-        tx.executemany(_LIVE, [_live_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)])
+        if any(job.delay or job.due or job.ttl is not None or job.expires_at for job in jobs):
+            tx.executemany(_LIVE, [_live_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)])
+        else:
+            tx.execute(_LIVE_AT_ONCE, (last,))
         tx.execute("RELEASE fresh")
         return True
     tx.execute("ROLLBACK TO fresh")
