@@ -758,6 +758,30 @@ def test_counters_that_cannot_be(bench: Bench, column: str) -> None:
     assert worker.alive
 
 
+@pytest.mark.parametrize("column", ["crashes", "releases"])
+def test_counters_that_cannot_go_up(bench: Bench, column: str) -> None:
+    """An outcome that the store would refuse for ever holds up nobody."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def crashes() -> None:
+    os._exit(1)
+
+@app.task
+def releases(ctx: Context) -> None:
+    note("start")
+    raise Snooze(60)
+"""
+    )
+    handle = getattr(jobs, column).delay()
+    bench.sql(f"UPDATE mouso_live SET {column} = ?", 2**63 - 1)
+    bench.worker("--grace", "0.2")
+    still_sound(bench, jobs)
+    record = bench.wait_final([handle])[0]
+    assert (record.state, record.reason) == ("dead", "bad_payload")
+
+
 def test_numbers_that_cannot_be_in_other_columns(bench: Bench) -> None:
     jobs = bench.app(SOUND + ARGUMENTS)
     handles = [jobs.nothing.delay() for _ in range(4)]

@@ -20,13 +20,14 @@ from mouso.context import CURRENT, Context, StopRequested
 from mouso.errors import BadPayload, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
 from mouso.job import Charge, JobState, Lease, Outcome, Progress
 from mouso.middleware import Middleware, compose
-from mouso.options import MAX_ATTEMPTS, RunSettings
+from mouso.options import RunSettings
 from mouso.retry import Backoff, Decision, class_name
 from mouso.task import Task
 from mouso.worker.outcomes import failure, outcome_of
 
 _MESSAGE = 4 << 10
 _TRACEBACK = 16 << 10
+_MANY = 1 << 53
 
 log = logging.getLogger("mouso.job")
 
@@ -84,8 +85,8 @@ class Executor:
             if task is None:
                 raise BadPayload(f"task {lease.task!r} is not registered in this worker's app")
             settings = task.settings if lease.options is None else _checked(task.run_settings(lease.options))
-            if not 0 <= lease.attempts < MAX_ATTEMPTS:
-                raise BadPayload(f"the stored number of attempts, {lease.attempts}, is out of range")
+            if not (0 <= lease.attempts < _MANY and 0 <= lease.crashes < _MANY and 0 <= lease.releases < _MANY):
+                raise BadPayload("a stored counter is out of range: attempts, crashes or releases")
             args, kwargs = task.signature.decode(lease.payload, lease.codec)
         except BaseException as error:  # a type of the app's own may raise anything when it is made
             return _bad_payload(lease, error)
