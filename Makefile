@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
 INPUTS := pyproject.toml constraints/dev.txt
-CHECKED = $(wildcard src tests tools benchmarks examples docs/_ext)
+CHECKED = $(wildcard src tests tools benchmarks examples)
+STYLED  = $(CHECKED) $(wildcard docs/_ext)
 
 export PYTHON
 
@@ -29,15 +30,15 @@ test-all: $(DEV) ## the test suites on Python 3.11, 3.12 and 3.13, where they ar
 	@$(BIN)/python -m tools.test_all $(ARGS)
 
 lint: $(DEV) ## style, types, layers, sizes, house rules
-	@echo "lint: ruff check" && $(BIN)/ruff check -q $(CHECKED)
-	@echo "lint: ruff format" && $(BIN)/ruff format -q --check $(CHECKED) || { echo "lint: run 'make format'"; exit 1; }
+	@echo "lint: ruff check" && $(BIN)/ruff check -q $(STYLED)
+	@echo "lint: ruff format" && $(BIN)/ruff format -q --check $(STYLED) || { echo "lint: run 'make format'"; exit 1; }
 	@echo "lint: mypy" && $(BIN)/mypy $(CHECKED)
 	@echo "lint: layers" && PYTHONPATH=src $(BIN)/lint-imports --no-logo
 	@echo "lint: sizes" && $(BIN)/python -m tools.check_size src
 	@echo "lint: house rules" && $(BIN)/python -m tools.check_house
 
 format: $(DEV) ## lay the code out and mend what ruff can mend
-	@$(BIN)/ruff check -q --fix $(CHECKED) && $(BIN)/ruff format $(CHECKED)
+	@$(BIN)/ruff check -q --fix $(STYLED) && $(BIN)/ruff format $(STYLED)
 
 docs: $(DEV) ## the documentation, in docs/_build/html; a warning is an error
 	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -10,9 +10,7 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 
-def wait_until(
-    condition: Callable[[], T], timeout: float = 10, interval: float = 0.01, message: str = ""
-) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 10, interval: float = 0.01, message: str = "") -> T:
     """Returns the condition's value as soon as it is true; use it where a test would sleep.
 
     Args:

@@ -34,9 +34,7 @@ LOCK_FILES = frozenset(
 )
 # No word, dot or bracket before the slash: that would be a URL or a path below a variable.
 MACHINE_PATH = re.compile(r"(?<![\w.)}>~-])/(?:root|work|farm|(?:home|Users)/[\w.-]+)/")
-REGISTRY = re.compile(
-    r"\b(?:pypi\.org|(?:files\.)?pythonhosted\.org|registry\.(?:npmjs\.org|yarnpkg\.com))\b"
-)
+REGISTRY = re.compile(r"\b(?:pypi\.org|(?:files\.)?pythonhosted\.org|registry\.(?:npmjs\.org|yarnpkg\.com))\b")
 MARKER = re.compile(r"\b(?:type:\s*ignore|pyright:\s*ignore|noqa\b)")
 DIRECTIVE = re.compile(r"(?:(?:type|pyright):\s*ignore\[[\w\s,.-]+\]|noqa:\s*[A-Z]+\d+(?:[\s,]+[A-Z]+\d+)*)")
 

@@ -297,7 +297,7 @@ class Bench:
         for worker in self.workers:
             if worker.quiet:
                 assert "Traceback" not in worker.log, worker.log
-            wait_until(lambda w=worker: not w.survivors(), timeout=5, message="the worker's children are gone")  # type: ignore[misc]
+            wait_until(lambda w=worker: not w.survivors(), timeout=5, message="the worker's children are gone")  # type: ignore[misc]  # why: binds the loop variable
 
 
 def wait_all(*conditions: Callable[[], object], timeout: float = WAIT) -> None:

@@ -70,9 +70,7 @@ def test_a_process_is_found_and_killed() -> None:
 def test_a_process_that_lost_its_parent_is_found() -> None:
     before = leaks.Snapshot.take()
     start = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=-3, stderr=-3).pid)"
-    parent = subprocess.run(
-        [sys.executable, "-S", "-c", start, *SLEEPER], capture_output=True, text=True, check=True
-    )
+    parent = subprocess.run([sys.executable, "-S", "-c", start, *SLEEPER], capture_output=True, text=True, check=True)
     (found,) = leaks.left_behind(before, grace=0)
     assert found.startswith(f"process {parent.stdout.strip()}: ")
     wait_until(lambda: not leaks._is_ours(int(parent.stdout)))
@@ -80,13 +78,9 @@ def test_a_process_that_lost_its_parent_is_found() -> None:
 
 @needs_proc
 def test_what_a_lasting_process_starts_belongs_to_it() -> None:
-    start = (
-        "import subprocess, sys; input(); p = subprocess.Popen(sys.argv[1:]); print(p.pid); input(); p.kill()"
-    )
+    start = "import subprocess, sys; input(); p = subprocess.Popen(sys.argv[1:]); print(p.pid); input(); p.kill()"
     with leaks.lasting():
-        server = subprocess.Popen(
-            [sys.executable, "-S", "-u", "-c", start, *SLEEPER], stdin=-1, stdout=-1, text=True
-        )
+        server = subprocess.Popen([sys.executable, "-S", "-u", "-c", start, *SLEEPER], stdin=-1, stdout=-1, text=True)
     before = leaks.Snapshot.take()
     with server:
         assert server.stdin is not None

@@ -164,7 +164,7 @@ class Troubled:
 def test_a_broker_in_trouble_does_not_end_the_waiting(error: Exception) -> None:
     broker = Troubled(error, 2)
     listener = Listener(lambda: cast(Broker, broker))
-    updates: list[JobUpdate] = []
+    updates: list[JobUpdate | None] = []
     subscription = listener.subscribe("a", updates.append)
     wait_until(lambda: updates)
     listener.unsubscribe(subscription)
@@ -174,12 +174,12 @@ def test_a_broker_in_trouble_does_not_end_the_waiting(error: Exception) -> None:
 
 def test_a_callback_that_fails_does_not_disturb_the_others() -> None:
     listener = Listener(lambda: cast(Broker, Troubled(ValueError(), 0)))
-    updates: list[JobUpdate] = []
+    updates: list[JobUpdate | None] = []
 
-    def broken(update: JobUpdate) -> None:
+    def broken(update: JobUpdate | None) -> None:
         raise RuntimeError("Event loop is closed")
 
-    calls: list[Callable[[JobUpdate], object]] = [broken, updates.append]
+    calls: list[Callable[[JobUpdate | None], object]] = [broken, updates.append]
     subscriptions = [listener.subscribe("a", call) for call in calls]
     wait_until(lambda: updates)
     for subscription in subscriptions:
