@@ -137,12 +137,12 @@ class Mouso:
         if self._broker is None:
             with self._connecting:
                 if self._broker is None:
-                    self._broker = connect(self.broker_url)
+                    self._broker = self.producer.broker = connect(self.broker_url)
         return self._broker
 
     @broker.setter
     def broker(self, broker: Broker) -> None:
-        self._broker = broker
+        self._broker = self.producer.broker = broker
 
     def close(self) -> None:
         """Lets go of the broker's connections and threads; a later use opens them again."""

@@ -171,7 +171,10 @@ class Signature:
             ArgumentError: They do not fit the signature, or the worker could not restore one.
             PayloadTooLarge, PayloadTooDeep: They are too much.
         """
-        bound = self._bind(args, kwargs)
+        try:
+            bound = self._args(*args, **kwargs) if self._flat else self._bind(args, kwargs)
+        except TypeError:
+            bound = self._bind(args, kwargs)  # the standard library words it better
         try:
             wire = bound if not self._adapters else self._dump(bound)
             payload = _ENCODERS[codec].encode(wire)
@@ -197,11 +200,6 @@ class Signature:
         return payload
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if self._flat:
-            try:
-                return self._args(*args, **kwargs)
-            except TypeError:
-                pass  # the standard library words it better
         try:
             bound = self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:

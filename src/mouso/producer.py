@@ -54,12 +54,16 @@ class Producer:
     """Hands jobs to a broker.
 
     Args:
-        broker: Returns the broker to use.
+        broker: Finds the broker to use.
         timeout: Total deadline of an enqueue, in seconds.
+
+    Attributes:
+        broker: The broker, once it is found.
     """
 
     def __init__(self, broker: Callable[[], Broker], timeout: float = 5.0) -> None:
-        self._broker = broker
+        self._find_broker = broker
+        self.broker: Broker | None = None
         self.timeout = timeout
         self._connection: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
         self._reset()
@@ -89,17 +93,30 @@ class Producer:
         """
         connection = self._connection.get()
         if connection is not None:
-            return self._broker().enqueue(jobs, connection=connection, timeout=self.timeout)
+            return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=self.timeout)
         if len(jobs) > BATCH:
             return [e for i in range(0, len(jobs), BATCH) for e in self.submit(jobs[i : i + BATCH])]
         if self._pid != os.getpid():
             self._reset()
-        entry = _Entry(jobs)
+        leads = False
+        try:
+            with self._mutex:
+                if self._led:
+                    entry = _Entry(jobs)
+                    self._waiting.append(entry)
+                else:
+                    leads = self._led = True
+            if leads:  # nobody else is there
+                return (self.broker or self._find_broker()).enqueue(jobs, timeout=self.timeout)
+        finally:
+            if leads:
+                self._pass_on()
+        return self._wait(entry)
+
+    def _wait(self, entry: _Entry) -> list[Enqueued]:
+        """Waits until the entry is stored by another thread, or it is its turn to lead."""
         deadline = SYSTEM.monotonic() + self.timeout
-        with self._mutex:
-            self._waiting.append(entry)
-            leads, self._led = not self._led, True
-        if not leads and not entry.turn.acquire(timeout=self.timeout):
+        if not entry.turn.acquire(timeout=self.timeout):
             return self._give_up(entry)
         if not entry.done:
             try:
@@ -118,7 +135,9 @@ class Producer:
                 size += len(entries[-1].jobs)
         jobs = entries[0].jobs if len(entries) == 1 else [job for entry in entries for job in entry.jobs]
         try:
-            enqueued = self._broker().enqueue(jobs, timeout=max(deadline - SYSTEM.monotonic(), 0.01))
+            enqueued = (self.broker or self._find_broker()).enqueue(
+                jobs, timeout=max(deadline - SYSTEM.monotonic(), 0.01)
+            )
             start = 0
             for entry in entries:
                 entry.enqueued = enqueued[start : start + len(entry.jobs)]

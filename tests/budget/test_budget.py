@@ -19,8 +19,9 @@ from tests.budget import recorder
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.support import wait_until
 
-ENQUEUE = (18, 6)
-EXECUTE = (32, 7)
+ENQUEUE = (18, 10)
+EXECUTE = {"supervisor": (32, 10), "child": (32, 7)}
+"""Functions and files; why the files are so many is in docs/design/0005-small-files.md."""
 IMPORT = 0.060
 """Seconds of CPU."""
 ROUNDS = 12
@@ -75,7 +76,7 @@ def test_execute(bench: Bench, task: str, process: str) -> None:
         bench.wait_state(call.delay(n, 1), "completed")
         rounds.append(end(bench, pid))
     # The smallest: what runs now and then, such as a heartbeat, is no part of the job's way.
-    check(min(rounds, key=len), EXECUTE, f"{process}, {task}")
+    check(min(rounds, key=len), EXECUTE[process], f"{process}, {task}")
     stop(worker)
 
 
@@ -109,10 +110,10 @@ def check(calls: Calls, most: tuple[int, int], what: str) -> None:
     assert found[1] <= most[1], f"{what}: {found[1]} files, at most {most[1]}:\n  {listed}"
 
 
-def test_import_time() -> None:
+def test_import_time(tmp_path: Path) -> None:
     """CPU time of this process alone: a busy machine makes it late, not busier."""
     program = "import time; began = time.process_time(); import mouso; print(time.process_time() - began)"
-    seconds = [float(run(program)) for _ in range(12)][1:]
+    seconds = [float(run(program, tmp_path)) for _ in range(12)][1:]
     assert statistics.median(seconds) <= IMPORT, f"{min(seconds):.3f} to {max(seconds):.3f} s"
 
 
@@ -130,7 +131,11 @@ def test_import_opens_nothing() -> None:
     assert run(program).split() == ["0", "1"]
 
 
-def run(program: str) -> str:
-    """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+def run(program: str, cache: Path | None = None) -> str:
+    """What a fresh interpreter prints; with a cache it compiles nothing twice, as for an installed package."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    if cache is not None:
+        env["PYTHONPYCACHEPREFIX"] = str(cache)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=env)
     return done.stdout

@@ -36,11 +36,12 @@ class Coroner:
 
     Attributes:
         tasks: What the app registered.
+        suspects: Jobs to run alone.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[str, TaskInfo] = {}
-        self._suspects: deque[Lease] = deque()
+        self.suspects: deque[Lease] = deque()
 
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
@@ -62,19 +63,19 @@ class Coroner:
             elif draining:
                 outcomes += [release(lease) for lease in suspects]
             else:
-                self._suspects.extend(suspects)
+                self.suspects.extend(suspects)
         elif not draining and not child.killed:
             log.error("child %d died (%s); nothing ran in it", child.pid, describe_exit(child.returncode))
         return outcomes
 
     def next_suspect(self) -> Lease | None:
         """A suspect to run alone."""
-        return self._suspects.popleft() if self._suspects else None
+        return self.suspects.popleft() if self.suspects else None
 
     def release_suspects(self) -> list[Outcome]:
         """Gives back all suspects, for the shutdown."""
-        outcomes = [release(lease) for lease in self._suspects]
-        self._suspects.clear()
+        outcomes = [release(lease) for lease in self.suspects]
+        self.suspects.clear()
         return outcomes
 
     def overdue(self, child: ChildProcess) -> dict[int | str, Outcome]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from mouso.brokers.base import BATCH, Broker, Want
@@ -49,7 +50,7 @@ class Line:
         """
         loop = asyncio.get_running_loop()
         try:
-            result = await loop.run_in_executor(self._threads, lambda: verb(*args, **kwargs))
+            result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except BrokerError as error:
             if self._down_since is None:
                 self._down_since = SYSTEM.monotonic()
@@ -71,8 +72,8 @@ class Pump:
     """The exchange loop of one worker.
 
     Args:
-        children: The live children, looked at anew each time.
-        on_settled: Called with the outcomes that the broker has stored.
+        children: The live children; the supervisor's own list, looked at anew each time.
+        on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
 
     Attributes:
         claiming: Whether new jobs are wanted.
@@ -83,10 +84,10 @@ class Pump:
         self,
         line: Line,
         worker: str,
-        turns: Turns,
+        turns: Turns | None,
         tasks: frozenset[str],
-        children: Callable[[], Collection[ChildProcess]],
-        on_settled: Callable[[list[Outcome]], None],
+        children: Collection[ChildProcess],
+        on_settled: Callable[[list[Outcome]], None] | None,
     ) -> None:
         self.claiming = True
         self.due = asyncio.Event()
@@ -125,7 +126,7 @@ class Pump:
             self._news.clear()
             try:
                 while await self._exchange():
-                    if all(child.well_fed(_AMPLE) for child in self._children()):
+                    if all(child.well_fed(_AMPLE) for child in self._children):
                         await asyncio.sleep(_SPACING)
                 pause = _BACKOFF[0]
             except Broken:
@@ -139,12 +140,12 @@ class Pump:
     async def _exchange(self) -> bool:
         """One exchange; returns whether another one at once is worth while."""
         outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
-        children = [child for child in self._children() if child.ready] if self.claiming else []
+        children = [child for child in self._children if child.ready] if self.claiming else []
         rooms = [child.room() for child in children]
         limit = min(sum(rooms), BATCH)
         if not outcomes and not limit:
             return False
-        want = Want(limit=limit, shares=self._turns.shares(limit), tasks=self._tasks)
+        want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
         self._unsettled = len(outcomes)
         try:
             exchange = await self._line.call(self._line.broker.exchange, self._worker, outcomes, want)
@@ -154,14 +155,18 @@ class Pump:
         finally:
             self._unsettled = 0
         self._note(exchange.fenced, exchange.parked, exchange.next_due)
-        if outcomes:
+        if outcomes and self._on_settled is not None:
             fenced = set(exchange.fenced)
             self._on_settled([o for o in outcomes if o.key not in fenced] if fenced else outcomes)
-        start = 0
-        for child, count in zip(children, deal(len(exchange.leases), rooms), strict=True):
-            if count:
-                child.assign(exchange.leases[start : start + count])
-                start += count
+        if len(children) == 1:
+            if exchange.leases:
+                children[0].assign(exchange.leases)
+        elif exchange.leases:
+            start = 0
+            for child, count in zip(children, deal(len(exchange.leases), rooms), strict=True):
+                if count:
+                    child.assign(exchange.leases[start : start + count])
+                    start += count
         full = len(exchange.leases) == limit > 0
         return bool(self._outcomes) or (full and any(child.room() for child in children)) or bool(exchange.parked)
 

@@ -12,19 +12,17 @@ class Turns:
     for the next time. So with one slot and the weights 3 and 1 the turns go 3 to 1.
 
     Args:
-        queues: Names and weights; None for every queue of the broker, equally.
+        queues: Names and weights.
         strict: Serve them in this order, the next only when the one before is empty.
     """
 
-    def __init__(self, queues: Sequence[tuple[str, int]] | None, *, strict: bool = False) -> None:
+    def __init__(self, queues: Sequence[tuple[str, int]], *, strict: bool = False) -> None:
         self._queues = queues
         self._strict = strict
-        self._credits = dict.fromkeys((name for name, _ in queues or ()), 0.0)
+        self._credits = dict.fromkeys((name for name, _ in queues), 0.0)
 
-    def shares(self, limit: int) -> list[tuple[str, int]] | None:
-        """How many of ``limit`` jobs each queue may take first, in the order to ask; None for all, equally."""
-        if self._queues is None:
-            return None
+    def shares(self, limit: int) -> list[tuple[str, int]]:
+        """How many of ``limit`` jobs each queue may take first, in the order to ask."""
         if self._strict:
             return [(name, limit) for name, _ in self._queues]
         total = sum(weight for _, weight in self._queues)

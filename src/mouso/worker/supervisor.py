@@ -16,7 +16,7 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -177,18 +177,16 @@ class Supervisor:
             await self._reap()
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
-        turns = Turns(self._options.queues, strict=self._options.strict)
-        self._pump = Pump(self._line, self._id, turns, frozenset(tasks), lambda: self._children, self._settled)
+        turns = Turns(self._options.queues, strict=self._options.strict) if self._options.queues else None
+        on_settled = self._settled if self._subscribed else None
+        self._pump = Pump(self._line, self._id, turns, frozenset(tasks), self._children, on_settled)
         log.info(
             "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
             self._name, broker.url, self._count, self._options.concurrency, len(tasks), self._options.app,
         )  # fmt: skip
 
-    def _start(self, step: Callable[[], Awaitable[None]]) -> None:
-        async def run() -> None:
-            await step()
-
-        task = asyncio.create_task(run())
+    def _start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(step())
         self._tasks.add(task)
         task.add_done_callback(self._step_ended)
 
@@ -261,7 +259,7 @@ class Supervisor:
                 held = child.take(message.outcomes)
                 if any(o.charge is Charge.RELEASE for o in held):
                     child.gave_back()
-                if child.alone is None:
+                if self._coroner.suspects and child.alone is None:
                     self._feed_suspect(child)
                 self._pump.settle(held)
             case frames.Reports():
@@ -404,8 +402,7 @@ class Supervisor:
     # -- events
 
     def _settled(self, outcomes: list[Outcome]) -> None:
-        if self._subscribed:
-            self._tell([event for outcome in outcomes for event in _events(self._id, outcome)])
+        self._tell([event for outcome in outcomes for event in _events(self._id, outcome)])
 
     def _tell(self, events: list[Event]) -> None:
         """Lets one child tell the app's handlers."""

@@ -105,7 +105,8 @@ class Store:
             OutcomeUnknown: The commit itself failed.
         """
         deadline = SYSTEM.monotonic() + timeout
-        self.open(timeout)
+        if self._writer is None:
+            self.open(timeout)
         if not self._writing.acquire(timeout=timeout):
             raise BrokerUnavailable(
                 f"{self.path} was busy in this process for {timeout:g} s; nothing was stored, try again"
@@ -114,7 +115,10 @@ class Store:
             connection = self._writer
             if connection is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
-            self._begin(connection, deadline, timeout)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error:
+                self._begin(connection, deadline, timeout)
             try:
                 yield connection
             except sqlite3.Error as error:
@@ -128,7 +132,11 @@ class Store:
             except sqlite3.Error as error:
                 _roll_back(connection)
                 raise OutcomeUnknown(f"{self.path}: the commit failed ({error}); repeat the call") from error
-            self._checkpoint_if_due(connection)
+            changes = connection.total_changes
+            self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
+            self._changes = changes
+            if self._written >= self._look_at:
+                self._checkpoint_if_due()
         finally:
             self._writing.release()
 
@@ -245,15 +253,10 @@ class Store:
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 1.5, 0.005)
 
-    def _checkpoint_if_due(self, connection: sqlite3.Connection) -> None:
+    def _checkpoint_if_due(self) -> None:
         """Checkpoints when enough was written. What the log holds cannot be asked without opening its file, which would
         drop SQLite's locks; so it is this process's own writing that is estimated, and the file's growth that is seen.
         """
-        changes = connection.total_changes
-        self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
-        self._changes = changes
-        if self._written < self._look_at:
-            return
         self._look_at = self._written + _LOOK_BYTES
         try:
             size = os.stat(self.path + "-wal").st_size
