@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from mouso.clock import SYSTEM
-from mouso.job import Lease, Outcome
+from mouso.job import Charge, Lease, Outcome
 from mouso.worker import WorkerOptions, frames
 from mouso.worker.board import Board, number
 
@@ -19,6 +19,8 @@ READ_AHEAD = 0.05
 """Seconds of work that a child is given beyond its free slots."""
 MOST_AHEAD = 500
 _PENALTY = 1.0
+_WINDOW = 0.008
+"""Busy seconds over which outcomes are counted: two that come close together are no rate."""
 _READ = 64 << 10
 _LAST_WORDS = 0.5
 
@@ -60,7 +62,9 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._buffer = bytearray(_READ)
         self._rate = 0.0
         self._mean = 0.0
-        self._last_outcomes = 0.0
+        self._busy = self._run_seconds = 0.0
+        self._busy_since = self.started
+        self._ended = 0
         self._no_ahead_until = 0.0
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
@@ -131,7 +135,7 @@ class ChildProcess(asyncio.BufferedProtocol):
     def assign(self, leases: list[Lease]) -> None:
         """Gives it jobs."""
         if not self.leases:
-            self._last_outcomes = SYSTEM.monotonic()
+            self._busy_since = SYSTEM.monotonic()
         self.leases.update((lease.key, lease) for lease in leases)
         self.send(frames.Jobs(leases))
 
@@ -173,13 +177,16 @@ class ChildProcess(asyncio.BufferedProtocol):
         """Takes outcomes off its claims and learns how fast it is; returns those of claims it held."""
         now = SYSTEM.monotonic()
         held = [o for o in outcomes if self.leases.pop(o.key, None) is not None]
-        if held and now > self._last_outcomes:
-            rate = len(held) / (now - self._last_outcomes)
-            mean = sum(o.run_seconds for o in held) / len(held)
-            weight = 0.3 if self._rate else 1.0
-            self._rate += weight * (rate - self._rate)
-            self._mean += weight * (mean - self._mean)
-            self._last_outcomes = now
+        ran = [o.run_seconds for o in held if o.charge is not Charge.RELEASE]
+        self._ended += len(ran)
+        self._run_seconds += sum(ran)
+        self._busy += now - self._busy_since
+        self._busy_since = now
+        if self._ended and self._busy >= _WINDOW:
+            weight = 0.5 if self._rate else 1.0
+            self._rate += weight * (self._ended / self._busy - self._rate)
+            self._mean += weight * (self._run_seconds / self._ended - self._mean)
+            self._busy, self._ended, self._run_seconds = 0.0, 0, 0.0
         for outcome in held:
             self.stops.pop(outcome.key, None)
         if self.alone is not None and self.alone not in self.leases:
@@ -187,7 +194,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         return held
 
     def gave_back(self) -> None:
-        """It had more than it could start: no read-ahead for a while."""
+        """It had more than it could start: for a while it gets no more than it is seen to run."""
         self._no_ahead_until = SYSTEM.monotonic() + _PENALTY
 
     def well_fed(self, seconds: float) -> bool:
@@ -198,7 +205,11 @@ class ChildProcess(asyncio.BufferedProtocol):
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""
         if not self.ready or self.alone is not None:
             return 0
-        ahead = 0
-        if self._mean < READ_AHEAD and SYSTEM.monotonic() >= self._no_ahead_until:
-            ahead = min(int(self._rate * READ_AHEAD), MOST_AHEAD)
-        return max(self._options.concurrency + ahead - len(self.leases), 0)
+        if SYSTEM.monotonic() < self._no_ahead_until:
+            capacity = len(self.board.read()) or 1
+        elif self._mean < READ_AHEAD:
+            rate = min(self._rate, self._options.concurrency / max(self._mean, 1e-6))
+            capacity = self._options.concurrency + min(int(rate * READ_AHEAD), MOST_AHEAD)
+        else:
+            capacity = self._options.concurrency
+        return max(capacity - len(self.leases), 0)
