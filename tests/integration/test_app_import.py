@@ -40,7 +40,6 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("/no/such/folder",),
     ),
     "no database": (
-        "Path('junk.db').write_text('junk' * 1000)\n"
         "app = Mouso('jobs', broker='sqlite:///junk.db')\n@app.task\ndef f(): ...",
         ("junk.db", "no intact SQLite database"),
     ),
@@ -61,6 +60,7 @@ def test_one_clear_message_and_exit_code_2(bench: Bench, case: str) -> None:
     path = bench.write("", "jobs")
     path.write_text(path.read_text() + source)
     bench.write("from jobs import defined_later\n", "other", header=False)
+    (bench.folder / "junk.db").write_text("junk" * 1000)
     worker = bench.start("-p", "3")
     assert worker.wait() == 2, worker.log
     # Python itself may say that it dumped core; a module may print. Nothing else may be said.

@@ -31,6 +31,7 @@ class ChildProcess(asyncio.BufferedProtocol):
     Args:
         on_message: Called with the child and each message.
         on_exit: Called once, with the child, when the process has ended.
+        spare: It runs suspects only, and ends after them.
 
     Attributes:
         leases: Its claims that have no outcome yet, by key.
@@ -38,6 +39,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         alone: The suspect that it runs by itself.
         verdicts: Outcomes decided for jobs because of which it was killed.
         killed: Whether the supervisor killed it.
+        gone: Whether its death was handled.
         stops: When which job was asked to stop.
     """
 
@@ -46,12 +48,16 @@ class ChildProcess(asyncio.BufferedProtocol):
         options: WorkerOptions,
         on_message: Callable[[ChildProcess, frames.ToSupervisor], None],
         on_exit: Callable[[ChildProcess], None],
+        *,
+        spare: bool = False,
     ) -> None:
+        self.spare = spare
         self.leases: dict[int | str, Lease] = {}
         self.ready = False
         self.alone: int | str | None = None
         self.verdicts: dict[int | str, Outcome] = {}
         self.killed = False
+        self.gone = False
         self.stops: dict[int | str, float] = {}
         self.started = SYSTEM.monotonic()
         self.board = Board.create(2 * options.concurrency)
@@ -132,12 +138,16 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.write(frames.encode(message))
 
-    def assign(self, leases: list[Lease]) -> None:
-        """Gives it jobs."""
+    def assign(self, leases: list[Lease]) -> bool:
+        """Gives it jobs; returns False, and does not take them, if its death was handled already."""
+        if self.gone:
+            return False
         if not self.leases:
             self._busy_since = SYSTEM.monotonic()
         self.leases.update((lease.key, lease) for lease in leases)
-        self.send(frames.Jobs(leases))
+        if self._transport is not None:
+            self._transport.write(frames.encode(frames.Jobs(leases)))
+        return True
 
     def kill(self) -> None:
         """Ends it at once."""
@@ -203,7 +213,7 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def room(self) -> int:
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""
-        if not self.ready or self.alone is not None:
+        if not self.ready or self.spare or self.alone is not None:
             return 0
         if SYSTEM.monotonic() < self._no_ahead_until:
             capacity = len(self.board.read()) or 1

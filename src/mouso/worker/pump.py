@@ -12,7 +12,8 @@ from typing import ParamSpec, TypeVar
 from mouso.brokers.base import BATCH, Broker, Want
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError
-from mouso.job import Outcome
+from mouso.job import Lease, Outcome
+from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
 from mouso.worker.shares import Turns, deal
 
@@ -74,6 +75,7 @@ class Pump:
     Args:
         children: The live children; the supervisor's own list, looked at anew each time.
         on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
+        on_suspects: Called with claimed jobs under which a process died before.
 
     Attributes:
         claiming: Whether new jobs are wanted.
@@ -88,6 +90,7 @@ class Pump:
         tasks: frozenset[str],
         children: Collection[ChildProcess],
         on_settled: Callable[[list[Outcome]], None] | None,
+        on_suspects: Callable[[list[Lease]], None],
     ) -> None:
         self.claiming = True
         self.due = asyncio.Event()
@@ -98,6 +101,7 @@ class Pump:
         self._tasks = tasks
         self._children = children
         self._on_settled = on_settled
+        self._on_suspects = on_suspects
         self._outcomes: list[Outcome] = []
         self._unsettled = 0
         self._news = asyncio.Event()
@@ -158,15 +162,17 @@ class Pump:
         if outcomes and self._on_settled is not None:
             fenced = set(exchange.fenced)
             self._on_settled([o for o in outcomes if o.key not in fenced] if fenced else outcomes)
-        if len(children) == 1:
-            if exchange.leases:
-                children[0].assign(exchange.leases)
-        elif exchange.leases:
-            start = 0
-            for child, count in zip(children, deal(len(exchange.leases), rooms), strict=True):
-                if count:
-                    child.assign(exchange.leases[start : start + count])
-                    start += count
+        leases = exchange.leases
+        if any(lease.crashes for lease in leases):
+            self._on_suspects([lease for lease in leases if lease.crashes])
+            leases = [lease for lease in leases if not lease.crashes]
+        start = 0
+        counts = [len(leases)] if len(children) == 1 else deal(len(leases), rooms)
+        for child, count in zip(children, counts, strict=True):
+            part = leases[start : start + count]
+            start += count
+            if part and not child.assign(part):
+                self.settle([release(lease) for lease in part])  # it died while they were claimed
         full = len(exchange.leases) == limit > 0
         return bool(self._outcomes) or (full and any(child.room() for child in children)) or bool(exchange.parked)
 

@@ -25,10 +25,10 @@ from mouso.brokers.base import Retention, Update, WorkerInfo
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
-from mouso.job import Charge, JobState, Outcome, Progress
+from mouso.job import Charge, JobState, Lease, Outcome, Progress
 from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions, frames
-from mouso.worker.deaths import Coroner
+from mouso.worker.deaths import Coroner, describe_exit
 from mouso.worker.process import ChildProcess
 from mouso.worker.proof import identity, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
@@ -45,6 +45,7 @@ _WATCH = 0.25
 _AFTER_GRACE = 1.5
 _RESPAWN = (0.1, 10.0)
 _STEADY = 10.0
+_SPARES = 8
 _STEP = 1000
 
 log = logging.getLogger("mouso.worker")
@@ -179,7 +180,7 @@ class Supervisor:
             raise BrokerUnavailable(str(error)) from error
         turns = Turns(self._options.queues, strict=self._options.strict) if self._options.queues else None
         on_settled = self._settled if self._subscribed else None
-        self._pump = Pump(self._line, self._id, turns, frozenset(tasks), self._children, on_settled)
+        self._pump = Pump(self._line, self._id, turns, frozenset(tasks), self._children, on_settled, self._suspect)
         log.info(
             "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
             self._name, broker.url, self._count, self._options.concurrency, len(tasks), self._options.app,
@@ -218,12 +219,15 @@ class Supervisor:
                     len(child.leases),
                 )
                 child.kill()
+        # Children live until then, to tell the app's handlers of the last events.
+        await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 1.0)
+        for child in self._children:
             child.send(frames.Exit())
         await self._until(lambda: not self._children, SYSTEM.monotonic() + 1.0)
         for child in list(self._children):
             child.kill()
             await child.ended()
-        settled = await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 3.0)
+        settled = await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 2.0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -248,8 +252,8 @@ class Supervisor:
 
     # -- children
 
-    async def _spawn(self) -> None:
-        child = ChildProcess(self._options, self._heard, self._exited)
+    async def _spawn(self, *, spare: bool = False) -> None:
+        child = ChildProcess(self._options, self._heard, self._exited, spare=spare)
         self._children.append(child)
         await child.spawn()
 
@@ -259,7 +263,7 @@ class Supervisor:
                 held = child.take(message.outcomes)
                 if any(o.charge is Charge.RELEASE for o in held):
                     child.gave_back()
-                if self._coroner.suspects and child.alone is None:
+                if child.alone is None and (child.spare or self._coroner.suspects):
                     self._feed_suspect(child)
                 self._pump.settle(held)
             case frames.Reports():
@@ -290,32 +294,61 @@ class Supervisor:
             if suspect is not None:
                 child.alone = suspect.key
                 child.assign([suspect])
+            elif child.spare:
+                child.send(frames.Exit())
 
     def _exited(self, child: ChildProcess) -> None:
         """Settles what a dead child held and replaces it."""
         if child not in self._children:
             return
         self._children.remove(child)
+        child.gone = True
+        if not self._hello.done():
+            how = describe_exit(child.returncode)
+            self._hello.set_exception(ConfigError(f"the app {self._options.app} ended its process at import ({how})"))
+        if not self._hello.done() or self._hello.exception() is not None:
+            child.close()
+            return
+        worked = bool(child.leases)
         outcomes = self._coroner.examine(child, draining=self._draining)
         child.close()
-        if not self._hello.done():
-            code = child.returncode
-            self._hello.set_exception(
-                ConfigError(f"the app {self._options.app} ended its process at import (exit code {code})")
-            )
-            return
         if outcomes and hasattr(self, "_pump"):
             self._pump.settle(outcomes)
         if not self._draining:
             lived = SYSTEM.monotonic() - child.started
-            self._deaths = 0 if lived > _STEADY else self._deaths + 1
-            self._start(self._respawn)
+            # Only deaths that no job explains may be those of an app that cannot live: they are slowed down.
+            self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
+            if not child.spare:
+                self._start(self._respawn)
+            self._start(self._spawn_spares)
+
+    def _suspect(self, leases: list[Lease]) -> None:
+        """Takes jobs that ran beside others when a process died: they run alone from now on."""
+        self._coroner.suspects.extend(leases)
+        if self._draining:
+            self._pump.settle(self._coroner.release_suspects())
+        else:
+            self._start(self._spawn_spares)
+
+    async def _spawn_spares(self) -> None:
+        """Gives suspects children of their own, so that they need not wait for each other."""
+        await self._calm_down()
+        for child in self._children:
+            if self._coroner.suspects and not child.spare:
+                self._feed_suspect(child)
+        spares = sum(child.spare for child in self._children)
+        for _ in range(min(len(self._coroner.suspects), _SPARES) - spares):
+            await self._spawn(spare=True)
 
     async def _respawn(self) -> None:
-        if self._deaths > 1:
-            await asyncio.sleep(min(_RESPAWN[0] * 2 ** (self._deaths - 2), _RESPAWN[1]))
+        await self._calm_down()
         if not self._draining:
             await self._spawn()
+
+    async def _calm_down(self) -> None:
+        """Waits a while after deaths that no job explains, longer after each."""
+        if self._deaths > 1:
+            await asyncio.sleep(min(_RESPAWN[0] * 2 ** (self._deaths - 2), _RESPAWN[1]))
 
     # -- what goes on while it lives
 
@@ -406,7 +439,7 @@ class Supervisor:
 
     def _tell(self, events: list[Event]) -> None:
         """Lets one child tell the app's handlers."""
-        ready = [child for child in self._children if child.ready]
+        ready = [child for child in self._children if child.ready and not child.spare]
         if events and ready and self._subscribed:
             ready[0].send(frames.Happened(events))
 

@@ -32,6 +32,20 @@ FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h U
 """
 
 
+def fetch(tx: sqlite3.Connection, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    """All rows of a query; text that is no UTF-8, which only another program can have written, is replaced."""
+    try:
+        return tx.execute(sql, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    tx.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        return tx.execute(sql, values).fetchall()
+    finally:
+        tx.text_factory = str
+
+
 def marks(values: Sequence[object]) -> str:
     """``?, ?, ?`` for a list of parameters."""
     return ", ".join("?" * len(values))
@@ -39,7 +53,7 @@ def marks(values: Sequence[object]) -> str:
 
 def read_jobs(tx: sqlite3.Connection, seqs: Sequence[int], *, errors: bool) -> dict[int, Job]:
     """Reads jobs by seq."""
-    rows = tx.execute(f"{_JOB} WHERE j.seq IN ({marks(seqs)}) AND j.id <> ''", seqs).fetchall()
+    rows = fetch(tx, f"{_JOB} WHERE j.seq IN ({marks(seqs)}) AND j.id <> ''", seqs)
     failures: dict[int, list[ErrorInfo]] = {}
     if errors:
         for seq, text in tx.execute(

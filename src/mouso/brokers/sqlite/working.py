@@ -184,9 +184,8 @@ class Claimer:
             sql = _AVAILABLE
             if elsewhere:
                 sql += f" AND j.task NOT IN ({rows.marks(list(elsewhere))})"
-            found = tx.execute(
-                sql + " ORDER BY l.priority DESC, l.seq LIMIT ?", (now, queue, now, *elsewhere, limit - taken)
-            ).fetchall()
+            values = (now, queue, now, *elsewhere, limit - taken)
+            found = rows.fetch(tx, sql + " ORDER BY l.priority DESC, l.seq LIMIT ?", values)
             known = found if want.tasks is None else [row for row in found if row[3] in want.tasks]
             tx.execute(_CLAIM, (number, rows.encode_text([row[0] for row in known])))
             queued = [(row[0],) for row in known if row[14]]
