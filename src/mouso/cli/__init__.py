@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -139,16 +139,17 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        _silence_stdout()  # whoever read the output has seen enough
+        _silence(sys.stdout)  # whoever read the output has seen enough
         return 0
     except Exception as error:
         from mouso.cli.report import report
 
         code = report(error)
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _silence_stdout()  # or Python would try again when it exits, and complain
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                _silence(stream)  # or Python would try again when it exits, and complain
     return code
 
 
@@ -181,11 +182,11 @@ def _mend_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _silence_stdout() -> None:
+def _silence(stream: TextIO) -> None:
     """Sends what is still buffered, and all that follows, nowhere."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
     except OSError:
         pass
