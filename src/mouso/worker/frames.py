@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -16,7 +18,9 @@ from mouso.job import Lease, Outcome, Progress
 from mouso.retry import Backoff
 
 MAX_FRAME = 256 << 20
+_PORTION = 32 << 20
 _LENGTH = struct.Struct(">I")
+T = TypeVar("T")
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +37,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Jobs(msgspec.Struct, tag="jobs", array_like=True):
     """Run these, in this order."""
 
-    leases: list[Lease]
+    leases: Sequence[Lease]
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True):
@@ -100,6 +104,18 @@ def encode(message: ToChild | ToSupervisor) -> bytes:
     """A frame."""
     body = _encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def portions(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    """Cuts a list into parts of about 32 MiB at most: many large payloads or results do not fit into one frame."""
+    start = total = 0
+    for end, item in enumerate(items):
+        total += size(item)
+        if total > _PORTION:
+            yield items[start : end + 1]
+            start, total = end + 1, 0
+    if start < len(items):
+        yield items[start:]
 
 
 class Splitter:

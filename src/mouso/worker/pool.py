@@ -29,7 +29,7 @@ from mouso.context import Context
 from mouso.job import Lease, Outcome, Progress
 from mouso.worker.board import Board
 from mouso.worker.executor import Executor, Run
-from mouso.worker.frames import Outcomes, Reports
+from mouso.worker.frames import Outcomes, Reports, portions
 from mouso.worker.outcomes import release
 
 TICK = 0.001
@@ -166,8 +166,9 @@ class Pool:
             if self._reports and (outcomes or self._flushed - self._reported > REPORT):
                 self._reported = self._flushed
                 self._send(Reports([self._reports.pop(key) for key in list(self._reports)]))
-            if outcomes:
-                self._send(Outcomes(outcomes))
+            for part in portions(outcomes, _result_size) if len(outcomes) > 32 else (outcomes,):
+                if part:
+                    self._send(Outcomes(list(part)))
 
     # -- choosing what runs next; the lock is held
 
@@ -343,3 +344,7 @@ class Pool:
             self.flush()
         else:
             self._kick()
+
+
+def _result_size(outcome: Outcome) -> int:
+    return len(outcome.result or b"")

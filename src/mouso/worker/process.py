@@ -146,7 +146,8 @@ class ChildProcess(asyncio.BufferedProtocol):
             self._busy_since = SYSTEM.monotonic()
         self.leases.update((lease.key, lease) for lease in leases)
         if self._transport is not None:
-            self._transport.write(frames.encode(frames.Jobs(leases)))
+            for part in frames.portions(leases, _payload_size) if len(leases) > 32 else (leases,):
+                self._transport.write(frames.encode(frames.Jobs(part)))
         return True
 
     def kill(self) -> None:
@@ -223,3 +224,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         else:
             capacity = self._options.concurrency
         return max(capacity - len(self.leases), 0)
+
+
+def _payload_size(lease: Lease) -> int:
+    return len(lease.payload)

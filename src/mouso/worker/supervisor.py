@@ -93,6 +93,7 @@ class Supervisor:
         self._pump: Pump
         self._retention: Retention
         self._info: WorkerInfo
+        self._reporting = asyncio.Lock()
         self._draining = False
         self._failed = False
 
@@ -429,8 +430,9 @@ class Supervisor:
 
     async def _report(self, reports: list[tuple[int | str, int, Progress]]) -> None:
         updates = [Update(key, token, progress) for key, token, progress in reports]
-        with contextlib.suppress(Broken):
-            await self._line.call(self._line.broker.report, self._id, updates)
+        async with self._reporting:  # one after the other, or an older progress could end up over a newer one
+            with contextlib.suppress(Broken):
+                await self._line.call(self._line.broker.report, self._id, updates)
 
     # -- events
 

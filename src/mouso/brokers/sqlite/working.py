@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +14,12 @@ from mouso.brokers.base import LEASE_MS, Command, Exchange, Update, Want, Worker
 from mouso.brokers.sqlite import rows
 from mouso.job import Charge, JobState, Lease, Outcome, check_transition
 
+log = logging.getLogger("mouso.brokers.sqlite")
+
 # A statement takes a whole batch, as one JSON array or as rows of values: with one execution per job the interpreter's
 # lock changes hands twice for each, and a batch takes 1.5 times as long.
 _ROWS = 100
+_REFUSED = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _COMPLETE = """
 INSERT OR IGNORE INTO mouso_history (seq, state, queue, finished_at, run_seconds, worker, claims, attempts, crashes,
     releases, expires_at, keep_until, progress, result)
@@ -56,7 +60,7 @@ def settle(tx: sqlite3.Connection, worker: str, outcomes: Sequence[Outcome], now
     tallies: rows.Tallies = Counter()
     if completed and not _complete_all(tx, worker, completed, now, tallies):
         others = list(outcomes)
-    fenced = [o.key for o in others if not _settle_one(tx, worker, o, now, tallies)]
+    fenced = [o.key for o in others if not _settle_alone(tx, worker, o, now, tallies)]
     rows.store_tallies(tx, tallies)
     return fenced
 
@@ -68,12 +72,16 @@ def _complete_all(
     tx.execute("SAVEPOINT complete")
     done = 0
     values = [(o.key, o.token, o.run_seconds, None if o.keep is None else now + o.keep, o.result) for o in outcomes]
+    left = 0
     whole_rows = len(values) - len(values) % _ROWS
-    for start in range(0, whole_rows, _ROWS):
-        batch = chain.from_iterable(values[start : start + _ROWS])
-        done += tx.execute(_COMPLETE_MANY, (now, worker, *batch)).rowcount
-    done += tx.executemany(_COMPLETE_ONE, [(now, worker, *row) for row in values[whole_rows:]]).rowcount
-    left = tx.execute(_LEAVE, (rows.encode_text([o.key for o in outcomes]),)).rowcount
+    try:
+        for start in range(0, whole_rows, _ROWS):
+            batch = chain.from_iterable(values[start : start + _ROWS])
+            done += tx.execute(_COMPLETE_MANY, (now, worker, *batch)).rowcount
+        done += tx.executemany(_COMPLETE_ONE, [(now, worker, *row) for row in values[whole_rows:]]).rowcount
+        left = tx.execute(_LEAVE, (rows.encode_text([o.key for o in outcomes]),)).rowcount
+    except _REFUSED:
+        done = -1
     whole = done == left == len(outcomes)
     if whole:
         tallies.update((o.queue, "completed") for o in outcomes)
@@ -81,6 +89,19 @@ def _complete_all(
         tx.execute("ROLLBACK TO complete")
     tx.execute("RELEASE complete")
     return whole
+
+
+def _settle_alone(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int, tallies: rows.Tallies) -> bool:
+    """Applies one outcome; one that the store cannot take, such as a counter at its limit, stops nobody else."""
+    tx.execute("SAVEPOINT alone")
+    try:
+        return _settle_one(tx, worker, outcome, now, tallies)
+    except _REFUSED as error:
+        tx.execute("ROLLBACK TO alone")
+        log.error("the outcome %s of job %s cannot be stored: %s", outcome.state, outcome.id, error)
+        return False
+    finally:
+        tx.execute("RELEASE alone")
 
 
 def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int, tallies: rows.Tallies) -> bool:
