@@ -227,7 +227,7 @@ def test_unknown_tasks_are_parked_until_a_worker_knows_them(bench: Bench) -> Non
     bench.wait_final(known)
     wait_until(lambda: len(new.app.jobs(parked=True)) == 20, message="parked and listed")
     assert {record.state for record in new.app.jobs(parked=True)} == {"available"}
-    assert "'new.fresh'" in worker.log
+    wait_until(lambda: "'new.fresh'" in worker.log, message="the worker says what it parked")
     assert worker.log.count("parked until") == 1, "one line, not one per job"
 
     bench.worker(app="new:app")
