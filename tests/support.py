@@ -1,6 +1,7 @@
-"""Helpers that every suite may use: waiting for a condition, and a free port."""
+"""Helpers that every suite may use: waiting for a condition, a free port, the processes of this machine."""
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -67,3 +68,8 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def process_ids() -> list[int]:
+    """Returns the ids of all processes of this machine; one may have ended when it is looked at."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]

@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,6 @@ async def add_too(x: int, y: int) -> int:
 """
 
 Calls = set[tuple[str, str]]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def test_enqueue(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """The folder in which snippets and examples run."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,5 @@ from tests.docs.scratch import Scratch
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Scratch]:
     """A folder with workers; all of it ends with the test."""
-    made = Scratch(tmp_path)
-    try:
+    with closing(Scratch(tmp_path)) as made:
         yield made
-    finally:
-        made.close()

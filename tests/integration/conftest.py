@@ -1,6 +1,7 @@
 """Fixtures of the tests that start real workers."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,5 @@ from tests.integration.harness import Bench
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A folder with an app, a store and workers; all of it ends with the test."""
-    made = Bench(tmp_path)
-    try:
+    with closing(Bench(tmp_path)) as made:
         yield made
-    finally:
-        made.close()

@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from mouso.handle import JobHandle
 from mouso.job import Job, JobState
 from tests.integration import history
 from tests.integration.history import Line
-from tests.support import wait_until
+from tests.support import process_ids, wait_until
 
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0
@@ -88,7 +88,7 @@ class Worker:
 
     def children(self) -> list[int]:
         """Its live child processes, the eldest first."""
-        found = sorted(pid for pid in _processes() if _parent(pid) == self.pid and _state(pid) != "Z")
+        found = sorted(pid for pid in process_ids() if _parent(pid) == self.pid and _state(pid) != "Z")
         self._known_children.update(found)
         return found
 
@@ -171,11 +171,21 @@ class Bench:
         return f"sqlite:///{self.store}"
 
     @property
+    def bells(self) -> Path:
+        """The folder of the sockets by which processes wake each other; there is none before one listens."""
+        return Path(f"{self.store}-bells")
+
+    @property
     def producer(self) -> Mouso:
         """The app as this process imported it."""
         app = self._modules[0].app
         assert isinstance(app, Mouso)
         return app
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Variables for a process that can import the app and whose jobs write the history."""
+        paths = os.pathsep.join(filter(None, [str(self.folder), str(ROOT), os.environ.get("PYTHONPATH")]))
+        return {**os.environ, history.VARIABLE: str(self.history_file), "PYTHONPATH": paths, **more}
 
     # -- workers
 
@@ -183,9 +193,7 @@ class Bench:
         """Starts a worker and does not wait."""
         log = self.folder / f"worker-{next(self._numbers)}.log"
         command = [sys.executable, "-m", "mouso", "worker", app, *arguments]
-        paths = os.pathsep.join(filter(None, [str(self.folder), str(ROOT), os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, history.VARIABLE: str(self.history_file), "PYTHONPATH": paths, **environment}
-        worker = Worker(command, self.folder, variables, log)
+        worker = Worker(command, self.folder, self.environment(**environment), log)
         self.workers.append(worker)
         return worker
 
@@ -283,9 +291,9 @@ class Bench:
                 if isinstance(getattr(module, "app", None), Mouso):
                     module.app.close()
                 sys.modules.pop(module.__name__, None)
-        bells = Path(f"{self.store}-bells")
-        left = os.listdir(bells) if bells.exists() and not any(w.stopped_at is None for w in self.workers) else []
-        assert not left, f"sockets left in {bells.name}: {left}"
+        ended = all(worker.stopped_at is not None for worker in self.workers)
+        left = os.listdir(self.bells) if self.bells.exists() and ended else []
+        assert not left, f"sockets left in {self.bells.name}: {left}"
 
     def _stop_all(self) -> None:
         running = [worker for worker in self.workers if worker.alive]
@@ -298,16 +306,6 @@ class Bench:
             if worker.quiet:
                 assert "Traceback" not in worker.log, worker.log
             wait_until(lambda w=worker: not w.survivors(), timeout=5, message="the worker's children are gone")  # type: ignore[misc]  # why: binds the loop variable
-
-
-def wait_all(*conditions: Callable[[], object], timeout: float = WAIT) -> None:
-    """Waits until each of the conditions is true."""
-    for condition in conditions:
-        wait_until(condition, timeout=timeout)
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def _stat(pid: int) -> list[str]:

@@ -21,7 +21,7 @@ import pytest
 from mouso import Job, JobState, Mouso
 from mouso.demo.licences import LicenceService, LicenceServiceBusy, ask, is_refused_at_first
 from mouso.demo.smtp_sink import SmtpSink
-from tests.support import wait_until
+from tests.support import process_ids, wait_until
 
 MARK = "DEMO_TEST_RUN"
 BROKEN = ("broken/print.py", "broken/bytes.py")
@@ -61,11 +61,11 @@ class Running:
 
     def processes(self) -> list[int]:
         """The demo, its worker, its worker's children."""
-        return [int(name) for name in os.listdir("/proc") if name.isdecimal() and self._is_ours(name)]
+        return [pid for pid in process_ids() if self._is_ours(pid)]
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_ours(self, pid: int) -> bool:
         try:
-            return self.mark.encode() in Path(f"/proc/{name}/environ").read_bytes()
+            return self.mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
 

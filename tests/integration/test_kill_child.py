@@ -9,6 +9,7 @@ from collections import defaultdict
 from mouso.job import JobState
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.integration.history import Line
+from tests.integration.snippets import PAUSES
 from tests.support import wait_until
 
 JOBS = 2000
@@ -16,34 +17,11 @@ RECOVERY = 1.0
 SLACK = 1.0
 """Seconds that a busy machine may add to what the design promises."""
 
-APP = """
-@app.task
-def function(n: int) -> int:
-    note("start")
-    time.sleep(0.001 * (n % 20))
-    note("end")
-    return n
-
-@app.task
-async def coroutine(n: int) -> int:
-    note("start")
-    await asyncio.sleep(0.001 * (n % 20))
-    note("end")
-    return n
-
-@app.task
-def slow(seconds: float) -> int:
-    note("start")
-    time.sleep(seconds)
-    note("end")
-    return os.getpid()
-"""
-
 
 def test_random_children_killed_under_load(bench: Bench) -> None:
-    jobs = bench.app(APP)
-    half = JOBS // 2
-    handles = jobs.function.map([(n,) for n in range(half)]) + jobs.coroutine.map([(n,) for n in range(half)])
+    jobs = bench.app(PAUSES)
+    calls = [(n, 0.001 * (n % 20)) for n in range(JOBS // 2)]
+    handles = jobs.pause.map(calls) + jobs.pause_coroutine.map(calls)
     worker = bench.worker(processes=3, concurrency=4)
     kills: dict[int, float] = {}
     for round_ in range(1, 7):
@@ -70,8 +48,8 @@ def test_random_children_killed_under_load(bench: Bench) -> None:
 
 
 def test_bystanders_are_not_charged(bench: Bench) -> None:
-    jobs = bench.app(APP)
-    handles = jobs.slow.map([(0.5,)] * 4)
+    jobs = bench.app(PAUSES)
+    handles = jobs.pause.map([(n, 0.5) for n in range(4)])
     worker = bench.worker(processes=1, concurrency=4)
     bench.wait_for("start", count=4)
     kills: dict[int, float] = {}
@@ -82,9 +60,9 @@ def test_bystanders_are_not_charged(bench: Bench) -> None:
 
 
 def test_one_that_ran_alone_is_charged_a_crash(bench: Bench) -> None:
-    jobs = bench.app(APP)
+    jobs = bench.app(PAUSES)
     worker = bench.worker(processes=1, concurrency=4)
-    handle = jobs.slow.delay(1.0)
+    handle = jobs.pause.delay(1, 1.0)
     bench.wait_for("start")
     kill_one(worker, {})
     record = bench.wait_final([handle])[0]
@@ -94,11 +72,11 @@ def test_one_that_ran_alone_is_charged_a_crash(bench: Bench) -> None:
 
 
 def test_next_start_within_a_second(bench: Bench) -> None:
-    jobs = bench.app(APP)
+    jobs = bench.app(PAUSES)
     worker = bench.worker(processes=2, concurrency=1)
     for _ in range(3):
         before = len(bench.history("start"))
-        handle = jobs.slow.delay(0.4)
+        handle = jobs.pause.delay(1, 0.4)
         bench.wait_for("start", count=before + 1)
         victim = bench.history("start")[-1].pid
         at = kill(victim)
@@ -112,8 +90,8 @@ def test_next_start_within_a_second(bench: Bench) -> None:
 
 def test_every_suspect_starts_again_within_a_second(bench: Bench) -> None:
     """Long jobs that ran side by side do not wait for each other: each gets a child of its own."""
-    jobs = bench.app(APP)
-    handles = jobs.slow.map([(4.0,)] * 3)
+    jobs = bench.app(PAUSES)
+    handles = jobs.pause.map([(n, 4.0) for n in range(3)])
     worker = bench.worker(processes=1, concurrency=4)
     bench.wait_for("start", count=3)
     at = kill(worker.children()[0])
@@ -126,12 +104,12 @@ def test_every_suspect_starts_again_within_a_second(bench: Bench) -> None:
 
 
 def test_idle_child_is_replaced(bench: Bench) -> None:
-    jobs = bench.app(APP)
+    jobs = bench.app(PAUSES)
     worker = bench.worker(processes=2, concurrency=2)
     killed = worker.children()
     for pid in killed:
         kill(pid)
-    assert jobs.function.delay(1).get(timeout=WAIT) == 1
+    assert jobs.pause.delay(1, 0.001).get(timeout=WAIT) == 1
     wait_until(lambda: len(worker.children()) == 2, message="both children are replaced")
     assert not set(worker.children()) & set(killed)
 

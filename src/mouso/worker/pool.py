@@ -238,6 +238,7 @@ class Pool:
                     self.flush()
                 asleep.acquire()
                 continue
+            self._board.start(slot, lease.key, None)  # decoding it may already be what kills the process
             run = self._executor.prepare(lease, SYSTEM.monotonic() - since)
             if isinstance(run, Run):
                 self._begin(run, slot)
@@ -245,6 +246,7 @@ class Pool:
                 self._end(run, slot)
             else:
                 outcome = run
+                self._board.end(slot)
             self._outcomes.append(outcome)
             if not self._queue or SYSTEM.monotonic() - self._flushed > FLUSH:
                 self.flush()
@@ -279,16 +281,18 @@ class Pool:
             handed = self._handed.pop((lease.key, lease.token), None)
             if handed is None:
                 continue
+            slot = self._slots.pop()
+            self._board.start(slot, lease.key, None)
             run = self._executor.prepare(lease, SYSTEM.monotonic() - handed[1])
             if isinstance(run, Run):
-                task = self._loop.create_task(self._run_coroutine(run))
+                task = self._loop.create_task(self._run_coroutine(run, slot))
                 self._tasks.add(task)
-                task.add_done_callback(partial(self._coroutine_done, run))
+                task.add_done_callback(partial(self._coroutine_done, run, slot))
             else:
+                self._free(slot)
                 waiting += self._coroutine_ended(run)
 
-    async def _run_coroutine(self, run: Run) -> Outcome:
-        slot = self._slots.pop()
+    async def _run_coroutine(self, run: Run, slot: int) -> Outcome:
         task = asyncio.current_task()
         assert task is not None
         run.stop = task.cancel
@@ -296,10 +300,14 @@ class Pool:
         try:
             return await self._executor.run_coroutine(run)
         finally:
-            self._end(run, slot)
-            self._slots.append(slot)
+            del self._runs[run.lease.key]
 
-    def _coroutine_done(self, run: Run, task: asyncio.Task[Outcome]) -> None:
+    def _free(self, slot: int) -> None:
+        self._board.end(slot)
+        self._slots.append(slot)
+
+    def _coroutine_done(self, run: Run, slot: int, task: asyncio.Task[Outcome]) -> None:
+        self._free(slot)
         self._tasks.discard(task)
         # Only a task that another one cancelled before its first step has no outcome of its own.
         outcome = self._executor.ended(run, asyncio.CancelledError()) if task.cancelled() else task.result()

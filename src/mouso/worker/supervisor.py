@@ -28,6 +28,7 @@ from mouso.events import Event
 from mouso.job import Charge, JobState, Lease, Outcome, Progress
 from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions, frames
+from mouso.worker.arenas import share_arenas
 from mouso.worker.deaths import Coroner, describe_exit
 from mouso.worker.process import ChildProcess
 from mouso.worker.proof import identity, proven_dead
@@ -58,6 +59,7 @@ def main(options: WorkerOptions) -> int:
         ConfigError: App, broker or options cannot be used.
         BrokerUnavailable: The broker did not answer at the start.
     """
+    share_arenas()
     log_to_stderr(options.log_level)
     return asyncio.run(Supervisor(options).run())
 

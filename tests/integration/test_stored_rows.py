@@ -1,0 +1,178 @@
+"""Whatever else a row of the store holds, only its job is affected: options, names, numbers and broken text."""
+
+import pytest
+
+from tests.integration.harness import WAIT, Bench
+from tests.integration.snippets import ARGUMENTS, SOUND, still_sound
+from tests.support import wait_until
+
+FAILS = """
+@app.task(backoff=constant(0))
+def fails():
+    raise ValueError
+"""
+
+EVIL = """
+import os
+os.system("touch imported")
+class Error(ValueError): ...
+def run(): ...
+"""
+
+OPTIONS: list[bytes] = [
+    b"",
+    b"garbage",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b'{"attempts": "three"}',
+    b'{"attempts": 1e999}',
+    b'{"timeout": -1}',
+    b'{"timeout": 1e300}',
+    b'{"keep_result": 1e16}',
+    b'{"keep_result": 1e300}',
+    b'{"keep_result": -5}',
+    b'{"backoff": [1, 2]}',
+    b'{"backoff": [1, 2, 3, 1e308]}',
+    b'{"backoff": [-1, 2, 3, 1]}',
+    b'{"headers": [1]}',
+    b'{"headers": {"a": 1}}',
+    b'{"retry_on": "ValueError"}',
+    b'{"retry_on": ["os.system", "__import__", "builtins.eval"], "discard_on": [null]}',
+]
+
+
+def test_options_that_do_not_decode_are_dead(bench: Bench) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS + FAILS)
+    handles = []
+    for options in OPTIONS:
+        for task in (jobs.nothing, jobs.fails):
+            handles.append(task.delay())
+            bench.sql("UPDATE mouso_jobs SET options = ? WHERE id = ?", options, handles[-1].id)
+    worker = bench.worker()
+    children = worker.children()
+    records = bench.wait_final(handles)
+    for options, record in zip([o for o in OPTIONS for _ in range(2)], records, strict=True):
+        assert (record.state, record.reason) == ("dead", "bad_payload"), options
+    assert bench.history("ran") == []
+    still_sound(jobs)
+    assert worker.children() == children
+
+
+def test_unknown_names_in_the_policy_are_compared_and_never_imported(bench: Bench) -> None:
+    jobs = bench.app(SOUND + FAILS)
+    bench.write(EVIL, "evil", header=False)
+    handle = jobs.fails.delay()
+    bench.sql("""UPDATE mouso_jobs SET options = CAST('{"retry_on": ["evil.Error", "os:system"]}' AS BLOB)""")
+    bench.worker()
+    assert bench.wait_final([handle])[0].reason == "not_retryable"
+    assert not (bench.folder / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "__import__",
+        "jobs.__import__",
+        "jobs.app",
+        "builtins.eval",
+        "jobs.Mouso",
+        "evil.run",
+        "",
+        "../jobs",
+        "\0",
+    ],
+)
+def test_task_names_are_looked_up_and_never_imported(bench: Bench, name: str) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS)
+    bench.write(EVIL, "evil", header=False)
+    handle = jobs.nothing.delay()
+    bench.sql("UPDATE mouso_jobs SET task = ?", name)
+    bench.worker()
+    still_sound(jobs)
+    wait_until(lambda: jobs.app.jobs(parked=True), timeout=WAIT, message="parked")
+    record = handle.refresh().record
+    assert (record.state, record.parked, record.task) == ("available", True, name)
+    assert bench.history("ran") == []
+    assert not (bench.folder / "imported").exists()
+    assert handle.cancel() == "cancelled"
+
+
+NUMBERS = (-1, -(2**63), 2**62, 2**63 - 1)
+
+
+@pytest.mark.parametrize("column", ["attempts", "crashes", "releases"])
+def test_counters_that_cannot_be(bench: Bench, column: str) -> None:
+    """Only the job itself is affected: it ends somehow, and the worker goes on."""
+    jobs = bench.app(SOUND + ARGUMENTS + FAILS)
+    handles = []
+    for number in NUMBERS:
+        for task in (jobs.nothing, jobs.fails):
+            handles.append(task.delay())
+            bench.sql(
+                f"UPDATE mouso_live SET {column} = ? WHERE seq = (SELECT seq FROM mouso_jobs WHERE id = ?)",
+                number,
+                handles[-1].id,
+            )
+    worker = bench.worker()
+    still_sound(jobs)
+    records = bench.wait_final(handles)
+    assert {record.state for record in records} <= {"completed", "dead"}
+    still_sound(jobs)
+    assert worker.alive
+
+
+@pytest.mark.parametrize("column", ["crashes", "releases"])
+def test_counters_that_cannot_go_up(bench: Bench, column: str) -> None:
+    """An outcome that the store would refuse for ever holds up nobody."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def crashes() -> None:
+    os._exit(1)
+
+@app.task
+def releases(ctx: Context) -> None:
+    note("start")
+    raise Snooze(60)
+"""
+    )
+    handle = getattr(jobs, column).delay()
+    bench.sql(f"UPDATE mouso_live SET {column} = ?", 2**63 - 1)
+    bench.worker("--grace", "0.2")
+    still_sound(jobs)
+    record = bench.wait_final([handle])[0]
+    assert (record.state, record.reason) == ("dead", "bad_payload")
+
+
+def test_numbers_that_cannot_be_in_other_columns(bench: Bench) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS)
+    handles = [jobs.nothing.delay() for _ in range(4)]
+    for handle, (table, column, number) in zip(
+        handles,
+        (
+            ("mouso_jobs", "enqueued_at", 2**63 - 1),
+            ("mouso_jobs", "enqueued_at", -(2**63)),
+            ("mouso_live", "priority", 2**63 - 1),
+            ("mouso_live", "expires_at", 2**63 - 1),
+        ),
+        strict=True,
+    ):
+        where = "id = ?" if table == "mouso_jobs" else "seq = (SELECT seq FROM mouso_jobs WHERE id = ?)"
+        bench.sql(f"UPDATE {table} SET {column} = ? WHERE {where}", number, handle.id)
+    worker = bench.worker()
+    bench.wait_final(handles)
+    still_sound(jobs)
+    assert worker.alive
+
+
+def test_text_that_is_not_utf8(bench: Bench) -> None:
+    """A row that SQLite itself hands out as broken text affects that job only."""
+    jobs = bench.app(SOUND + ARGUMENTS)
+    broken = [jobs.nothing.delay(), jobs.nothing.delay()]
+    bench.sql("UPDATE mouso_jobs SET task = CAST(x'6a6f62ff' AS TEXT) WHERE id = ?", broken[0].id)
+    bench.sql("UPDATE mouso_jobs SET codec = CAST(x'ff' AS TEXT) WHERE id = ?", broken[1].id)
+    bench.worker()
+    still_sound(jobs)

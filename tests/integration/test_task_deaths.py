@@ -1,0 +1,144 @@
+"""A task under which its process dies: the worker lives, other jobs go on, and nobody else is charged."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from tests.integration.harness import Bench
+from tests.integration.snippets import SOUND, one_of_each, still_sound
+
+DEATHS = {
+    "exit": ("os._exit(0)", "exit code 0"),
+    "exit code": ("os._exit(7)", "exit code 7"),
+    "killed": ("os.kill(os.getpid(), 9)", "signal 9, SIGKILL"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "signal 11, SIGSEGV"),
+    "abort": ("os.abort()", "signal 6, SIGABRT"),
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_job_under_which_the_process_dies_is_poison_the_third_time(bench: Bench, how: str, kind: str) -> None:
+    body, words = DEATHS[how]
+    jobs = bench.app(one_of_each(f"note('start')\n{body}"))
+    worker = bench.worker()
+    worker.quiet = False
+    record = bench.wait_final([getattr(jobs, kind).delay()])[0]
+    assert (record.state, record.reason) == ("dead", "poison")
+    assert (record.attempts, record.crashes) == (0, 3)
+    assert [line.event for line in bench.history()] == ["start"] * 3
+    assert len({line.pid for line in bench.history()}) == 3
+    assert all(words in error.message for error in record.errors)
+    assert [error.reason for error in record.errors] == ["crash", "crash", "poison"]
+    still_sound(jobs)
+
+
+def test_poison_among_others_charges_nobody_else(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def poison() -> None:
+    note("poison")
+    while len(list(Path().glob("beside-*"))) < 5:
+        time.sleep(0.01)
+    os.kill(os.getpid(), 9)
+
+@app.task
+def beside(n: int) -> int:
+    note("beside", str(n))
+    Path(f"beside-{n}").touch()
+    time.sleep(0.5)
+    return n
+
+@app.task
+async def beside_too(n: int) -> int:
+    note("beside", str(n))
+    Path(f"beside-{n}").touch()
+    await asyncio.sleep(0.5)
+    return n
+"""
+    )
+    worker = bench.worker(processes=2, concurrency=8)
+    worker.quiet = False
+    others = [(jobs.beside if n % 2 else jobs.beside_too).delay(n) for n in range(5)]
+    poison = jobs.poison.delay()
+    flood = jobs.sound.map([(n,) for n in range(1000)])
+    record = bench.wait_final([poison])[0]
+    assert (record.state, record.reason, record.crashes, record.attempts) == ("dead", "poison", 3, 0)
+    records = bench.wait_final([*others, *flood])
+    assert {(r.state, r.attempts, r.crashes) for r in records} == {("completed", 0, 0)}
+    # Once beside the others as one of many suspects, then three times alone.
+    assert len(bench.history("poison")) <= 4
+
+
+def test_several_poisons_at_once(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def poison(n: int) -> None:
+    note("poison", str(n))
+    os._exit(n)
+"""
+    )
+    worker = bench.worker(processes=2, concurrency=4)
+    poisons = [jobs.poison.delay(n) for n in range(1, 4)]
+    at = time.monotonic()
+    flood = jobs.sound.map([(n,) for n in range(200)])
+    bench.wait_final(flood)
+    assert time.monotonic() - at < 4.0, "the deaths of poison do not stop the others"
+    records = bench.wait_final([*poisons, *flood])
+    assert Counter((r.state, r.reason, r.crashes) for r in records) == {
+        ("dead", "poison", 3): 3,
+        ("completed", "", 0): 200,
+    }
+    assert worker.alive
+
+
+def test_a_task_that_stops_its_loop_takes_its_process_along(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+async def stops() -> None:
+    note("start")
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(60)
+"""
+    )
+    worker = bench.worker()
+    worker.quiet = False
+    record = bench.wait_final([jobs.stops.delay()])[0]
+    assert (record.state, record.reason, record.crashes) == ("dead", "poison", 3)
+    still_sound(jobs)
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_arguments_under_which_the_process_dies_are_poison(bench: Bench, kind: str) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+from dataclasses import dataclass
+
+@dataclass
+class Trap:
+    armed: bool
+
+    def __post_init__(self) -> None:
+        if self.armed and "pytest" not in sys.modules:
+            os._exit(9)
+
+@app.task
+def plain(trap: Trap) -> None: ...
+
+@app.task
+async def coroutine(trap: Trap) -> None: ...
+"""
+    )
+    worker = bench.worker()
+    worker.quiet = False
+    record = bench.wait_final([getattr(jobs, kind).delay(jobs.Trap(True))])[0]
+    assert (record.state, record.reason, record.crashes) == ("dead", "poison", 3)
+    still_sound(jobs)

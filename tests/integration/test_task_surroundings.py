@@ -1,0 +1,179 @@
+"""Whatever a task does to its process, its output or the event loop, the worker lives and other jobs go on."""
+
+import time
+
+from tests.integration.harness import WAIT, Bench
+from tests.integration.snippets import SOUND, still_sound
+from tests.support import wait_until
+
+# -- what a task leaves behind
+
+
+def test_threads_files_and_settings_that_are_left(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+left = []
+
+@app.task
+def leaves() -> None:
+    left.append(open("left", "w"))
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    threading.Thread(target=lambda: 1 / 0).start()
+    os.environ["LEFT"] = "1"
+    os.umask(0o077)
+    sys.stdout = sys.stderr = None
+
+@app.task
+def subprocess_left() -> None:
+    import subprocess
+    left.append(subprocess.Popen(["sleep", "3"]))
+"""
+    )
+    worker = bench.worker()
+    worker.quiet = False
+    (child,) = worker.children()
+    for _ in range(3):
+        bench.wait_final([jobs.leaves.delay(), jobs.subprocess_left.delay()])
+    still_sound(jobs)
+    assert worker.children() == [child]
+    at = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - at < 3.0
+
+
+def test_a_flood_on_stdout_holds_up_nothing(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def floods() -> int:
+    block = "x" * 65536
+    for _ in range(400):
+        sys.stdout.write(block)
+    sys.stdout.flush()
+    os.write(2, bytes(range(256)) * 100)
+    return 400
+"""
+    )
+    worker = bench.worker()
+    handles = jobs.floods.map([()] * 4)
+    still_sound(jobs)
+    assert [handle.get(timeout=WAIT) for handle in handles] == [400] * 4
+    assert worker.log_file.stat().st_size > 4 * 400 * 65536
+    worker.log_file.write_bytes(b"")
+
+
+# -- the event loop
+
+
+def test_asyncio_run_inside_a_task(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+async def inner() -> int:
+    await asyncio.sleep(0)
+    return 5
+
+@app.task
+def plain() -> int:
+    return asyncio.run(inner())
+
+@app.task(attempts=1)
+async def coroutine() -> int:
+    return asyncio.run(inner())
+
+@app.task(attempts=1)
+async def closes() -> None:
+    asyncio.get_running_loop().close()
+"""
+    )
+    worker = bench.worker()
+    children = worker.children()
+    assert jobs.plain.delay().get(timeout=WAIT) == 5
+    for task in (jobs.coroutine, jobs.closes):
+        record = bench.wait_final([task.delay()])[0]
+        assert record.errors[0].type == "RuntimeError"
+    still_sound(jobs)
+    assert worker.children() == children
+
+
+def test_a_task_that_cancels_every_task_of_its_loop(bench: Bench) -> None:
+    """All coroutine jobs beside it fail an attempt, as if they had been cancelled by their own code; all is retried."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task(attempts=1)
+async def cancels_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+@app.task(backoff=constant(0))
+async def beside() -> str:
+    note("beside")
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    return "done"
+"""
+    )
+    worker = bench.worker(concurrency=8)
+    children = worker.children()
+    beside = jobs.beside.map([()] * 3)
+    bench.wait_for("beside", count=3)
+    assert bench.wait_final([jobs.cancels_all.delay()])[0].errors[0].type == "asyncio.exceptions.CancelledError"
+    (bench.folder / "go").touch()
+    records = bench.wait_final(beside)
+    assert [(r.state, r.attempts) for r in records] == [("completed", 1)] * 3
+    still_sound(jobs)
+    assert worker.children() == children
+
+
+def test_a_task_that_blocks_the_loop_does_not_stop_functions(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+async def blocks() -> None:
+    note("start")
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+    )
+    bench.worker(processes=1)
+    handle = jobs.blocks.delay()
+    bench.wait_for("start")
+    assert jobs.sound.delay(1).get(timeout=WAIT) == 1
+    late = jobs.sound_coroutine.delay(2)
+    wait_until(lambda: late.record.releases + late.refresh().record.releases > 1, timeout=WAIT, message="given back")
+    (bench.folder / "go").touch()
+    assert late.get(timeout=WAIT) == 2
+    handle.get(timeout=WAIT)
+    assert (late.record.attempts, late.record.crashes) == (0, 0)
+
+
+def test_exceptions_in_callbacks_and_forgotten_tasks(bench: Bench) -> None:
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+async def forgets() -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon(lambda: 1 / 0)
+    asyncio.create_task(fails())
+    asyncio.create_task(asyncio.sleep(600))
+    await asyncio.sleep(0.05)
+
+async def fails():
+    raise ValueError("nobody awaits this")
+"""
+    )
+    worker = bench.worker()
+    worker.quiet = False
+    children = worker.children()
+    assert jobs.forgets.delay().get(timeout=WAIT) is None
+    still_sound(jobs)
+    assert worker.children() == children
+    at = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - at < 3.0
