@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mouso.clock import SYSTEM
 from mouso.job import Charge, Lease, Outcome
@@ -138,7 +138,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.write(frames.encode(message))
 
-    def assign(self, leases: list[Lease]) -> bool:
+    def assign(self, leases: Sequence[Lease]) -> bool:
         """Gives it jobs; returns False, and does not take them, if its death was handled already."""
         if self.gone:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -12,10 +12,9 @@ from typing import ParamSpec, TypeVar
 from mouso.brokers.base import BATCH, Broker, Want
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError
-from mouso.job import Lease, Outcome
-from mouso.worker.outcomes import release
-from mouso.worker.process import ChildProcess
-from mouso.worker.shares import Turns, deal
+from mouso.job import Outcome
+from mouso.worker.fleet import Fleet
+from mouso.worker.shares import Turns
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,41 +71,47 @@ class Line:
 class Pump:
     """The exchange loop of one worker.
 
+    It takes outcomes from its making on; the broker may be known only later.
+
     Args:
-        children: The live children; the supervisor's own list, looked at anew each time.
-        on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
-        on_suspects: Called with claimed jobs under which a process died before.
+        worker: The worker's id.
+        turns: The queues it serves; None for all.
 
     Attributes:
         claiming: Whether new jobs are wanted.
         due: Set when a scheduled or retryable job is due.
     """
 
-    def __init__(
-        self,
-        line: Line,
-        worker: str,
-        turns: Turns | None,
-        tasks: frozenset[str],
-        children: Collection[ChildProcess],
-        on_settled: Callable[[list[Outcome]], None] | None,
-        on_suspects: Callable[[list[Lease]], None],
-    ) -> None:
+    def __init__(self, worker: str, turns: Turns | None) -> None:
         self.claiming = True
         self.due = asyncio.Event()
         self._due_timer: asyncio.TimerHandle | None = None
-        self._line = line
         self._worker = worker
         self._turns = turns
-        self._tasks = tasks
-        self._children = children
-        self._on_settled = on_settled
-        self._on_suspects = on_suspects
+        self._line: Line
+        self._fleet: Fleet
+        self._tasks: frozenset[str]
+        self._on_settled: Callable[[list[Outcome]], None] | None
         self._outcomes: list[Outcome] = []
         self._unsettled = 0
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
         self._parked: set[str] = set()
+
+    def connect(
+        self,
+        line: Line,
+        fleet: Fleet,
+        tasks: frozenset[str],
+        on_settled: Callable[[list[Outcome]], None] | None,
+    ) -> None:
+        """Says between whom it moves jobs.
+
+        Args:
+            tasks: Names that the fleet can run.
+            on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
+        """
+        self._line, self._fleet, self._tasks, self._on_settled = line, fleet, tasks, on_settled
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Takes outcomes to be stored with the next exchange."""
@@ -130,7 +135,7 @@ class Pump:
             self._news.clear()
             try:
                 while await self._exchange():
-                    if all(child.well_fed(_AMPLE) for child in self._children):
+                    if self._fleet.well_fed(_AMPLE):
                         await asyncio.sleep(_SPACING)
                 pause = _BACKOFF[0]
             except Broken:
@@ -144,9 +149,7 @@ class Pump:
     async def _exchange(self) -> bool:
         """One exchange; returns whether another one at once is worth while."""
         outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
-        children = [child for child in self._children if child.ready] if self.claiming else []
-        rooms = [child.room() for child in children]
-        limit = min(sum(rooms), BATCH)
+        limit = min(self._fleet.room(), BATCH) if self.claiming else 0
         if not outcomes and not limit:
             return False
         want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
@@ -158,23 +161,14 @@ class Pump:
             raise
         finally:
             self._unsettled = 0
-        self._note(exchange.fenced, exchange.parked, exchange.next_due)
+        if exchange.fenced or exchange.parked or exchange.next_due is not None or self._due_timer is not None:
+            self._note(exchange.fenced, exchange.parked, exchange.next_due)
         if outcomes and self._on_settled is not None:
             fenced = set(exchange.fenced)
             self._on_settled([o for o in outcomes if o.key not in fenced] if fenced else outcomes)
-        leases = exchange.leases
-        if any(lease.crashes for lease in leases):
-            self._on_suspects([lease for lease in leases if lease.crashes])
-            leases = [lease for lease in leases if not lease.crashes]
-        start = 0
-        counts = [len(leases)] if len(children) == 1 else deal(len(leases), rooms)
-        for child, count in zip(children, counts, strict=True):
-            part = leases[start : start + count]
-            start += count
-            if part and not child.assign(part):
-                self.settle([release(lease) for lease in part])  # it died while they were claimed
+        self._fleet.place(exchange.leases)
         full = len(exchange.leases) == limit > 0
-        return bool(self._outcomes) or (full and any(child.room() for child in children)) or bool(exchange.parked)
+        return bool(self._outcomes) or (full and self._fleet.room() > 0) or bool(exchange.parked)
 
     def _note(self, fenced: list[int | str], parked: list[str], next_due: int | None) -> None:
         if fenced:

@@ -25,12 +25,11 @@ from mouso.brokers.base import Retention, Update, WorkerInfo
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
-from mouso.job import Charge, JobState, Lease, Outcome, Progress
+from mouso.job import JobState, Outcome, Progress
 from mouso.observe.logs import log_to_stderr
-from mouso.worker import WorkerOptions, frames
+from mouso.worker import WorkerOptions
 from mouso.worker.arenas import share_arenas
-from mouso.worker.deaths import Coroner, describe_exit
-from mouso.worker.process import ChildProcess
+from mouso.worker.fleet import Fleet
 from mouso.worker.proof import identity, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.shares import Turns
@@ -42,11 +41,7 @@ _REAP = 2.0
 _PRUNE = 10.0
 _PRUNE_STEPS = 1000
 _PRUNE_PAUSE = 0.02
-_WATCH = 0.25
 _AFTER_GRACE = 1.5
-_RESPAWN = (0.1, 10.0)
-_STEADY = 10.0
-_SPARES = 8
 _STEP = 1000
 
 log = logging.getLogger("mouso.worker")
@@ -83,11 +78,8 @@ class Supervisor:
         self._id = secrets.token_hex(8)
         self._here = identity()
         self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
-        self._children: list[ChildProcess] = []
-        self._hello: asyncio.Future[frames.Hello]
+        self._fleet: Fleet
         self._stopped: asyncio.Event
-        self._coroner = Coroner()
-        self._deaths = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = SYSTEM.now()
         self._subscribed = False
@@ -96,7 +88,6 @@ class Supervisor:
         self._retention: Retention
         self._info: WorkerInfo
         self._reporting = asyncio.Lock()
-        self._draining = False
         self._failed = False
 
     # -- life
@@ -104,47 +95,45 @@ class Supervisor:
     async def run(self) -> int:
         """The whole life; returns the exit code."""
         loop = asyncio.get_running_loop()
-        self._hello, self._stopped = loop.create_future(), asyncio.Event()
+        options, self._stopped = self._options, asyncio.Event()
+        self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
+        self._fleet = Fleet(options, self._count, self._pump, self)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGQUIT, self._dump)
         try:
-            await asyncio.gather(*(self._spawn() for _ in range(self._count)))
+            await self._fleet.launch()
             if not await self._first_hello():
                 return 0
             await self._join()
             try:
-                self._start(self._pump.run)
+                self.start(self._pump.run)
                 self._pump.look()
-                for step in (self._beat, self._upkeep, self._watch):
-                    self._start(step)
+                for step in (self._beat, self._upkeep, self._fleet.watch):
+                    self.start(step)
                 await self._stopped.wait()
             finally:
                 code = await self._shut_down()
             return code
         finally:
-            self._draining = True
-            for child in list(self._children):
-                child.kill()
-                await child.ended()
+            await self._fleet.kill()
 
     def _dump(self) -> None:
         """Writes the stacks of all threads of all processes to stderr."""
         faulthandler.dump_traceback(all_threads=True)
-        for child in self._children:
-            child.dump()
+        self._fleet.dump()
 
     async def _first_hello(self) -> bool:
         """Waits until a child has loaded the app; False if the worker was stopped before."""
         stopped = asyncio.create_task(self._stopped.wait())
-        waiting: set[asyncio.Future[Any]] = {self._hello, stopped}
+        waiting: set[asyncio.Future[Any]] = {self._fleet.hello, stopped}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        return self._hello.done() and bool(self._hello.result())
+        return self._fleet.hello.done() and bool(self._fleet.hello.result())
 
     async def _join(self) -> None:
         """Opens the broker that the app names and announces the worker."""
-        hello = self._hello.result()
+        hello = self._fleet.hello.result()
         broker = connect(hello.broker_url)
         if not broker.capabilities.shared:
             raise ConfigError(
@@ -161,7 +150,6 @@ class Supervisor:
         self._subscribed = bool(hello.events)
         self._retention = Retention(**dict(zip(Retention.__struct_fields__, hello.retention, strict=True)))
         tasks = tuple(sorted(hello.tasks))
-        self._coroner.tasks = hello.tasks
         self._info = WorkerInfo(
             id=self._id,
             name=self._name,
@@ -181,15 +169,14 @@ class Supervisor:
             await self._reap()
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
-        turns = Turns(self._options.queues, strict=self._options.strict) if self._options.queues else None
-        on_settled = self._settled if self._subscribed else None
-        self._pump = Pump(self._line, self._id, turns, frozenset(tasks), self._children, on_settled, self._suspect)
+        self._pump.connect(self._line, self._fleet, frozenset(tasks), self._settled if self._subscribed else None)
         log.info(
             "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
             self._name, broker.url, self._count, self._options.concurrency, len(tasks), self._options.app,
         )  # fmt: skip
 
-    def _start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a step beside the others; its failure ends the worker."""
         task = asyncio.create_task(step())
         self._tasks.add(task)
         task.add_done_callback(self._step_ended)
@@ -203,33 +190,19 @@ class Supervisor:
 
     async def _shut_down(self) -> int:
         """Gives back, waits, interrupts, releases, retires."""
-        self._draining, self._pump.claiming = True, False
+        self._pump.claiming = False
         deadline = SYSTEM.monotonic() + self._options.grace
-        running = sum(len(child.running()) for child in self._children)
-        log.info("stopping: %d jobs run, they have %g s", running, self._options.grace)
-        for child in self._children:
-            child.send(frames.Drain())
-        self._pump.settle(self._coroner.release_suspects())
-        await self._until(self._nothing_runs, deadline)
-        for child in self._children:
-            child.send(frames.Stop(None, "shutdown"))
-        await self._until(self._nothing_runs, SYSTEM.monotonic() + _AFTER_GRACE)
-        for child in self._children:
-            if child.leases:
-                log.warning(
-                    "child %d ignored the end of its grace with %d jobs; they are released",
-                    child.pid,
-                    len(child.leases),
-                )
-                child.kill()
+        log.info("stopping: %d jobs run, they have %g s", self._fleet.running, self._options.grace)
+        self._fleet.drain()
+        await self._until(lambda: not self._fleet.busy, deadline)
+        self._fleet.interrupt("shutdown")
+        await self._until(lambda: not self._fleet.busy, SYSTEM.monotonic() + _AFTER_GRACE)
+        self._fleet.kill_the_rest()
         # Children live until then, to tell the app's handlers of the last events.
         await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 1.0)
-        for child in self._children:
-            child.send(frames.Exit())
-        await self._until(lambda: not self._children, SYSTEM.monotonic() + 1.0)
-        for child in list(self._children):
-            child.kill()
-            await child.ended()
+        self._fleet.dismiss()
+        await self._until(lambda: self._fleet.empty, SYSTEM.monotonic() + 1.0)
+        await self._fleet.kill()
         settled = await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 2.0)
         for task in list(self._tasks):
             task.cancel()
@@ -243,115 +216,12 @@ class Supervisor:
         log.info("stopped")
         return 1 if self._failed else 0
 
-    def _nothing_runs(self) -> bool:
-        return not any(child.leases for child in self._children)
-
     async def _until(self, condition: Callable[[], bool], deadline: float) -> bool:
         while not condition():
             if SYSTEM.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
         return True
-
-    # -- children
-
-    async def _spawn(self, *, spare: bool = False) -> None:
-        child = ChildProcess(self._options, self._heard, self._exited, spare=spare)
-        self._children.append(child)
-        await child.spawn()
-
-    def _heard(self, child: ChildProcess, message: frames.ToSupervisor) -> None:
-        match message:
-            case frames.Outcomes():
-                held = child.take(message.outcomes)
-                if any(o.charge is Charge.RELEASE for o in held):
-                    child.gave_back()
-                if child.alone is None and (child.spare or self._coroner.suspects):
-                    self._feed_suspect(child)
-                self._pump.settle(held)
-            case frames.Reports():
-                self._start(lambda: self._report(message.reports))
-            case frames.Hello():
-                self._welcome(child, message)
-            case frames.Failed():
-                if not self._hello.done():
-                    self._hello.set_exception(ConfigError(message.message))
-                elif self._hello.exception() is None:
-                    log.error("child %d cannot start: %s", child.pid, message.message)
-
-    def _welcome(self, child: ChildProcess, hello: frames.Hello) -> None:
-        if self._draining:
-            child.send(frames.Exit())
-            return
-        child.ready = True
-        if not self._hello.done():
-            self._hello.set_result(hello)
-        elif hasattr(self, "_pump"):
-            self._feed_suspect(child)
-            self._pump.look()
-
-    def _feed_suspect(self, child: ChildProcess) -> None:
-        """Gives an empty child one of the jobs under which another died, and nothing beside it."""
-        if child.ready and not child.leases and not self._draining:
-            suspect = self._coroner.next_suspect()
-            if suspect is not None:
-                child.alone = suspect.key
-                child.assign([suspect])
-            elif child.spare:
-                child.send(frames.Exit())
-
-    def _exited(self, child: ChildProcess) -> None:
-        """Settles what a dead child held and replaces it."""
-        if child not in self._children:
-            return
-        self._children.remove(child)
-        child.gone = True
-        if not self._hello.done():
-            how = describe_exit(child.returncode)
-            self._hello.set_exception(ConfigError(f"the app {self._options.app} ended its process at import ({how})"))
-        if not self._hello.done() or self._hello.exception() is not None:
-            child.close()
-            return
-        worked = bool(child.leases)
-        outcomes = self._coroner.examine(child, draining=self._draining)
-        child.close()
-        if outcomes and hasattr(self, "_pump"):
-            self._pump.settle(outcomes)
-        if not self._draining:
-            lived = SYSTEM.monotonic() - child.started
-            # Only deaths that no job explains may be those of an app that cannot live: they are slowed down.
-            self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
-            if not child.spare:
-                self._start(self._respawn)
-            self._start(self._spawn_spares)
-
-    def _suspect(self, leases: list[Lease]) -> None:
-        """Takes jobs that ran beside others when a process died: they run alone from now on."""
-        self._coroner.suspects.extend(leases)
-        if self._draining:
-            self._pump.settle(self._coroner.release_suspects())
-        else:
-            self._start(self._spawn_spares)
-
-    async def _spawn_spares(self) -> None:
-        """Gives suspects children of their own, so that they need not wait for each other."""
-        await self._calm_down()
-        for child in self._children:
-            if self._coroner.suspects and not child.spare:
-                self._feed_suspect(child)
-        spares = sum(child.spare for child in self._children)
-        for _ in range(min(len(self._coroner.suspects), _SPARES) - spares):
-            await self._spawn(spare=True)
-
-    async def _respawn(self) -> None:
-        await self._calm_down()
-        if not self._draining:
-            await self._spawn()
-
-    async def _calm_down(self) -> None:
-        """Waits a while after deaths that no job explains, longer after each."""
-        if self._deaths > 1:
-            await asyncio.sleep(min(_RESPAWN[0] * 2 ** (self._deaths - 2), _RESPAWN[1]))
 
     # -- what goes on while it lives
 
@@ -360,25 +230,16 @@ class Supervisor:
         beaten = SYSTEM.monotonic()
         while True:
             await asyncio.sleep(_BEAT_BUSY * random.uniform(0.9, 1.0))
-            busy = any(child.leases for child in self._children)
-            if not busy and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
+            if not self._fleet.busy and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
                 continue
             beaten = SYSTEM.monotonic()
             with contextlib.suppress(Broken):
                 for command in await self._line.call(self._line.broker.heartbeat, self._info):
                     if command.kind == "cancel":
-                        self._stop_job(command.key, command.token)
+                        self._fleet.stop(command.key, command.token)
                     elif command.kind == "rejoin":
                         log.warning("the lease of this worker had ended; its jobs were taken over and are stopped")
-                        for child in self._children:
-                            child.send(frames.Stop(None, "fenced"))
-
-    def _stop_job(self, key: int | str, token: int) -> None:
-        for child in self._children:
-            lease = child.leases.get(key)
-            if lease is not None and lease.token == token:
-                child.stops.setdefault(key, SYSTEM.monotonic())
-                child.send(frames.Stop(key, "cancelled"))
+                        self._fleet.interrupt("fenced")
 
     async def _upkeep(self) -> None:
         """Promotes, reaps and prunes, in small steps."""
@@ -417,21 +278,14 @@ class Supervisor:
             log.warning("worker %s is lost; its jobs are available again", worker)
         self._tell([Event("worker.lost", worker) for worker in lost])
 
-    async def _watch(self) -> None:
-        """Kills children whose jobs do not end when they must."""
-        while True:
-            await asyncio.sleep(_WATCH)
-            for child in self._children:
-                verdicts = self._coroner.overdue(child)
-                if verdicts:
-                    child.verdicts.update(verdicts)
-                    log.warning(
-                        "child %d is killed: %d of its jobs did not end when asked to", child.pid, len(verdicts)
-                    )
-                    child.kill()
+    # -- what the fleet asks for
 
-    async def _report(self, reports: list[tuple[int | str, int, Progress]]) -> None:
+    def report(self, reports: list[tuple[int | str, int, Progress]]) -> None:
+        """Takes progress to be stored."""
         updates = [Update(key, token, progress) for key, token, progress in reports]
+        self.start(lambda: self._report(updates))
+
+    async def _report(self, updates: list[Update]) -> None:
         async with self._reporting:  # one after the other, or an older progress could end up over a newer one
             with contextlib.suppress(Broken):
                 await self._line.call(self._line.broker.report, self._id, updates)
@@ -442,10 +296,8 @@ class Supervisor:
         self._tell([event for outcome in outcomes for event in _events(self._id, outcome)])
 
     def _tell(self, events: list[Event]) -> None:
-        """Lets one child tell the app's handlers."""
-        ready = [child for child in self._children if child.ready and not child.spare]
-        if events and ready and self._subscribed:
-            ready[0].send(frames.Happened(events))
+        if self._subscribed:
+            self._fleet.tell(events)
 
 
 def _events(worker: str, outcome: Outcome) -> list[Event]:

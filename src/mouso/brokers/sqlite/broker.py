@@ -116,7 +116,8 @@ class SQLiteBroker:
     # -- workers
 
     def wait(self, timeout: float) -> bool:
-        return self._ear(WORKERS).wait(timeout) is not Woken.TIMEOUT
+        ear = (self._pid == os.getpid() and self._ears.get(WORKERS)) or self._ear(WORKERS)
+        return ear.wait(timeout) is not Woken.TIMEOUT
 
     def interrupt(self) -> None:
         with self._ears_lock:
