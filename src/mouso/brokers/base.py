@@ -333,6 +333,21 @@ class Broker(Protocol):
         """
         ...
 
+    def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
+        """Brings the store and a worker to one mind about what it runs, such as after an exchange of unknown outcome.
+
+        Args:
+            held: Key and token of every claim that the worker knows of; no ``exchange`` of it may be under way.
+
+        Returns:
+            The keys in ``held`` that are not its running claims: their jobs were taken over or have ended.
+
+        Guarantees:
+            Its running claims that are not in ``held`` go back as in ``retire``; those in ``held`` are not touched.
+            Idempotent.
+        """
+        ...
+
     def retire(self, worker: str) -> int:
         """Forgets a worker that has left or is proven dead; returns how many claims went back.
 

@@ -311,6 +311,12 @@ class MemoryBroker:
                     record.job = replace(record.job, progress=update.progress)
         return fenced
 
+    def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
+        with self._step():
+            running = {(record.key, record.job.claims): record for record in self._running_under(worker)}
+            self._give_back([record for claim, record in running.items() if claim not in held])
+            return [key for key, token in held if (key, token) not in running]
+
     def retire(self, worker: str) -> int:
         with self._step():
             self._store.workers.pop(worker, None)

@@ -1,6 +1,6 @@
 """A child process: imports the app, runs jobs, and ends when its supervisor does.
 
-    python -m mouso.worker.child SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER
+    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER
 
 Its life: the app is imported → lifespans are entered → ``Hello`` → jobs come in, outcomes go out → ``Exit`` (or the
 socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
@@ -89,12 +89,22 @@ class Child:
                     raise ConfigError(_lifespan_failed(lifespan, error)) from error
             pool = Pool(app, loop, self._board, self._concurrency, self._send, self._kick)
             self._app = app
+            os.register_at_fork(after_in_child=lambda: self._forked(pool, loop))
             self._send(_hello(app))
             reader = threading.Thread(target=self._read, args=(pool,), name="mouso-reader", daemon=True)
             reader.start()
             while not ended.is_set():
                 with contextlib.suppress(asyncio.CancelledError):  # a job may cancel every task of the loop
                     await ended.wait()
+
+    def _forked(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        """In a fork that a job has made: nothing of the supervisor's, and no other job, may go on here."""
+        self._sock.close()
+        pool.forked()
+        ready = getattr(loop, "_ready", None)  # what other coroutines were about to do
+        if ready is not None:
+            ready.clear()
+        loop.stop()
 
     def _send(self, message: frames.ToSupervisor) -> None:
         with contextlib.suppress(OSError):  # the supervisor is gone; the reader sees it too
@@ -136,6 +146,9 @@ class Child:
         match message:
             case frames.Jobs():
                 pool.add(message.leases)
+            case frames.Ping():
+                pool.answer()
+                self._send(frames.Pong())
             case frames.Stop():
                 pool.stop(message.key, message.reason)
             case frames.Drain():
@@ -241,7 +254,7 @@ def _hello(app: Mouso) -> frames.Hello:
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    descriptor, board_descriptor, slots, grace, level, path, folder = arguments
+    _, descriptor, board_descriptor, slots, grace, level, path, folder = arguments
     share_arenas()
     for number in (signal.SIGINT, signal.SIGTERM):
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.

@@ -22,6 +22,8 @@ from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
 from mouso.worker.frames import TaskInfo
+from mouso.worker.launch import Exit, describe
+from mouso.worker.memory import oom_kills
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
 
@@ -42,10 +44,11 @@ class Coroner:
     def __init__(self) -> None:
         self.tasks: dict[str, TaskInfo] = {}
         self.suspects: deque[Lease] = deque()
+        self._oom_kills = oom_kills()
 
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
-        running = {lease.key for lease in child.running()}
+        running = {lease.key for lease in child.running()} or {lease.key for lease in child.unreported()}
         outcomes, suspects = [], []
         for lease in child.leases.values():
             verdict = child.verdicts.get(lease.key)
@@ -56,7 +59,7 @@ class Coroner:
             else:
                 outcomes.append(release(lease))
         if suspects:
-            how = describe_exit(child.returncode)
+            how = self._describe(child.exit or Exit(None))
             log.error("child %d died (%s) while %d jobs ran", child.pid, how, len(suspects))
             if len(suspects) == 1:
                 outcomes.append(crash(suspects[0], how))
@@ -64,9 +67,19 @@ class Coroner:
                 outcomes += [release(lease) for lease in suspects]
             else:
                 self.suspects.extend(suspects)
-        elif not draining and not child.killed:
-            log.error("child %d died (%s); nothing ran in it", child.pid, describe_exit(child.returncode))
+        elif not draining and not child.killed and not (child.dismissed and child.exit and child.exit.code == 0):
+            log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
         return outcomes
+
+    def _describe(self, found: Exit) -> str:
+        """How a process ended, with what the system tells of its memory."""
+        words = describe(found)
+        if found.max_rss:
+            words += f", at most {found.max_rss / (1 << 20):,.0f} MiB resident"
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        if found.code == -signal.SIGKILL and self._oom_kills > before:
+            words += "; the kernel killed for want of memory (see memory.events of its cgroup)"
+        return words
 
     def next_suspect(self) -> Lease | None:
         """A suspect to run alone."""
@@ -90,8 +103,8 @@ class Coroner:
             if note is None:
                 continue
             asked = child.stops.get(lease.key)
-            if asked is not None and now - asked > STUBBORN:
-                verdicts[lease.key] = cancelled(lease)
+            if asked is not None and now - asked[0] > STUBBORN:
+                verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
             elif note.deadline and now_ns > note.deadline + STUBBORN * 1e9:
                 verdicts[lease.key] = self._timed_out(lease, (note.deadline - note.started) / 1e9)
         return verdicts
@@ -133,13 +146,3 @@ def cancelled(lease: Lease) -> Outcome:
     outcome = release(lease)
     outcome.state, outcome.charge, outcome.reason = JobState.CANCELLED, Charge.NONE, "cancelled"
     return outcome
-
-
-def describe_exit(code: int | None) -> str:
-    """``exit code 1`` or ``signal 9, SIGKILL``."""
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {-code}, {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
 from mouso.clock import SYSTEM
+from mouso.config import one_line
 from mouso.errors import ConfigError
 from mouso.events import Event
 from mouso.job import Charge, Lease, Outcome, Progress
 from mouso.worker import WorkerOptions, frames
-from mouso.worker.deaths import Coroner, describe_exit
+from mouso.worker.deaths import Coroner
+from mouso.worker.launch import Exit, describe
 from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
 from mouso.worker.shares import deal
@@ -21,6 +23,10 @@ _WATCH = 0.25
 _RESPAWN = (0.1, 10.0)
 _STEADY = 10.0
 _SPARES = 8
+_DEAF = 1.0
+_HOPELESS = 10.0
+_AFTER_RECALL = 0.05
+"""Seconds that a child may need to see that it starts nothing more, or to note what it just starts."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -49,6 +55,7 @@ class Fleet:
     """The children.
 
     Args:
+        worker: The worker's id.
         count: How many to keep alive.
 
     Attributes:
@@ -56,9 +63,10 @@ class Fleet:
         draining: Nothing is started any more.
     """
 
-    def __init__(self, options: WorkerOptions, count: int, inbox: Inbox, owner: Owner) -> None:
+    def __init__(self, worker: str, options: WorkerOptions, count: int, inbox: Inbox, owner: Owner) -> None:
         self.hello: asyncio.Future[frames.Hello] = asyncio.get_running_loop().create_future()
         self.draining = False
+        self._worker = worker
         self._options = options
         self._count = count
         self._inbox = inbox
@@ -70,14 +78,21 @@ class Fleet:
     # -- life
 
     async def launch(self) -> None:
-        """Starts the first children."""
-        await asyncio.gather(*(self._spawn() for _ in range(self._count)))
+        """Starts the first children.
+
+        Raises:
+            ConfigError: The system does not let it.
+        """
+        for _ in range(self._count):
+            if not await self._spawn():
+                raise ConfigError(f"the worker cannot start {self._count} processes; see the line above")
 
     async def watch(self) -> None:
-        """Kills children whose jobs do not end when they must; runs until it is cancelled."""
+        """Kills children whose jobs do not end when they must, or that do not answer; runs until it is cancelled."""
         while True:
             await asyncio.sleep(_WATCH)
-            for child in self._children:
+            for child in list(self._children):
+                self._listen_to(child)
                 verdicts = self._coroner.overdue(child)
                 if verdicts:
                     child.verdicts.update(verdicts)
@@ -86,6 +101,25 @@ class Fleet:
                     )
                     child.kill()
 
+    def _listen_to(self, child: ChildProcess) -> None:
+        """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
+        silence = child.silence()
+        if silence > _DEAF and not child.deaf:
+            log.warning(
+                "child %d does not answer: a job holds its interpreter, or it was stopped; what waits in it goes to"
+                " others, its stacks follow", child.pid,
+            )  # fmt: skip
+            child.dump()
+            child.deaf = child.board.recalled = True
+            self._owner.start(lambda: self._take_back(child))
+        if silence > _HOPELESS and (child.stopped() or not child.running()):
+            child.end_as_broken(f"it did not answer for {silence:.0f} s")
+
+    async def _take_back(self, child: ChildProcess) -> None:
+        await asyncio.sleep(_AFTER_RECALL)
+        if not child.gone:
+            self._inbox.settle([release(lease) for lease in child.take_back()])
+
     def drain(self) -> None:
         """Starts nothing more; what has not started is given back."""
         self.draining = True
@@ -93,23 +127,27 @@ class Fleet:
         self._inbox.settle(self._coroner.release_suspects())
 
     def interrupt(self, reason: str) -> None:
-        """Asks all running jobs to stop."""
-        self._send_all(frames.Stop(None, reason))
+        """Asks all running jobs to stop: ``shutdown``, or ``fenced`` when others may run them by now."""
+        now = SYSTEM.monotonic()
+        for child in self._children:
+            if reason == "fenced":
+                child.stops.update((key, (now, reason)) for key in child.leases if key not in child.stops)
+            child.send(frames.Stop(None, reason))
 
-    def kill_the_rest(self) -> None:
+    def kill_running(self, why: str) -> None:
         """Kills children that still hold jobs; these are released."""
         for child in self._children:
-            if child.leases:
+            if child.leases and not child.killed:
                 log.warning(
-                    "child %d ignored the end of its grace with %d jobs; they are released",
-                    child.pid,
-                    len(child.leases),
-                )
+                    "child %d is killed: %s and %d of its jobs have not; they are released",
+                    child.pid, why, len(child.leases),
+                )  # fmt: skip
                 child.kill()
 
     def dismiss(self) -> None:
         """Lets the children end."""
-        self._send_all(frames.Exit())
+        for child in self._children:
+            child.dismiss()
 
     async def kill(self) -> None:
         """Ends what is left of the children."""
@@ -177,8 +215,21 @@ class Fleet:
         for child in self._children:
             lease = child.leases.get(key)
             if lease is not None and lease.token == token:
-                child.stops.setdefault(key, SYSTEM.monotonic())
+                child.stops.setdefault(key, (SYSTEM.monotonic(), "cancelled"))
                 child.send(frames.Stop(key, "cancelled"))
+
+    def held(self) -> list[tuple[int | str, int]]:
+        """Key and token of every claim that it knows of."""
+        leases = [lease for child in self._children for lease in child.leases.values()]
+        return [(lease.key, lease.token) for lease in (*leases, *self._coroner.suspects)]
+
+    def fence(self, keys: Collection[int | str]) -> None:
+        """Stops jobs that others have taken over."""
+        for child in self._children:
+            for key in child.leases.keys() & set(keys):
+                log.warning("job %s was taken over by another worker; it is stopped", child.leases[key].id)
+                child.stops.setdefault(key, (SYSTEM.monotonic(), "fenced"))
+                child.send(frames.Stop(key, "fenced"))
 
     def tell(self, events: list[Event]) -> None:
         """Lets one child tell the app's handlers."""
@@ -197,6 +248,8 @@ class Fleet:
                 if child.alone is None and (child.spare or self._coroner.suspects):
                     self._feed_suspect(child)
                 self._inbox.settle(held)
+            case frames.Pong():
+                self._inbox.look()  # there may be room in it again
             case frames.Reports():
                 self._owner.report(message.reports)
             case frames.Hello():
@@ -209,7 +262,7 @@ class Fleet:
 
     def _welcome(self, child: ChildProcess, hello: frames.Hello) -> None:
         if self.draining:
-            child.send(frames.Exit())
+            child.dismiss()
             return
         child.ready = True
         if not self.hello.done():
@@ -221,10 +274,21 @@ class Fleet:
 
     # -- birth and death
 
-    async def _spawn(self, *, spare: bool = False) -> None:
-        child = ChildProcess(self._options, self._heard, self._exited, spare=spare)
-        self._children.append(child)
-        await child.spawn()
+    async def _spawn(self, *, spare: bool = False) -> bool:
+        """Starts a child; returns False, and says so, if the system does not let it."""
+        child: ChildProcess | None = None
+        try:
+            child = ChildProcess(self._worker, self._options, self._heard, self._exited, spare=spare)
+            self._children.append(child)
+            await child.spawn()
+        except (OSError, RuntimeError, MemoryError) as error:
+            log.error("a child cannot be started: %s", one_line(error))
+            if child is not None:
+                self._children.remove(child)
+                child.close()
+            self._deaths += 1
+            return False
+        return True
 
     def _exited(self, child: ChildProcess) -> None:
         """Settles what a dead child held and replaces it."""
@@ -233,7 +297,7 @@ class Fleet:
         self._children.remove(child)
         child.gone = True
         if not self.hello.done():
-            how = describe_exit(child.returncode)
+            how = describe(child.exit or Exit(None))
             self.hello.set_exception(ConfigError(f"the app {self._options.app} ended its process at import ({how})"))
         if self.hello.exception() is not None:
             child.close()
@@ -252,13 +316,13 @@ class Fleet:
 
     async def _respawn(self) -> None:
         await self._calm_down()
-        if not self.draining:
-            await self._spawn()
+        while not self.draining and not await self._spawn():
+            await self._calm_down()
 
     async def _calm_down(self) -> None:
         """Waits a while after deaths that no job explains, longer after each."""
         if self._deaths > 1:
-            await asyncio.sleep(min(_RESPAWN[0] * 2 ** (self._deaths - 2), _RESPAWN[1]))
+            await asyncio.sleep(min(_RESPAWN[0] * 2 ** min(self._deaths - 2, 20), _RESPAWN[1]))
 
     # -- suspects
 
@@ -270,7 +334,7 @@ class Fleet:
                 child.alone = suspect.key
                 child.assign([suspect])
             elif child.spare:
-                child.send(frames.Exit())
+                child.dismiss()
 
     async def _spawn_spares(self) -> None:
         """Gives suspects children of their own, so that they need not wait for each other."""
@@ -280,4 +344,6 @@ class Fleet:
                 self._feed_suspect(child)
         spares = sum(child.spare for child in self._children)
         for _ in range(min(len(self._coroner.suspects), _SPARES) - spares):
-            await self._spawn(spare=True)
+            if not await self._spawn(spare=True):
+                self._owner.start(self._spawn_spares)
+                return

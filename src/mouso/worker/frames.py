@@ -51,6 +51,10 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
     """Give back what has not started and start nothing more."""
 
 
+class Ping(msgspec.Struct, tag="ping", array_like=True):
+    """Answer."""
+
+
 class Exit(msgspec.Struct, tag="exit", array_like=True):
     """Nothing runs any more: close the lifespans and end."""
 
@@ -80,6 +84,10 @@ class Failed(msgspec.Struct, tag="failed", array_like=True):
     message: str
 
 
+class Pong(msgspec.Struct, tag="pong", array_like=True):
+    """An answer."""
+
+
 class Outcomes(msgspec.Struct, tag="outcomes", array_like=True):
     """These claims have ended."""
 
@@ -92,8 +100,8 @@ class Reports(msgspec.Struct, tag="reports", array_like=True):
     reports: list[tuple[int | str, int, Progress]]
 
 
-ToChild = Jobs | Stop | Drain | Exit | Happened
-ToSupervisor = Hello | Failed | Outcomes | Reports
+ToChild = Jobs | Stop | Drain | Ping | Exit | Happened
+ToSupervisor = Hello | Failed | Pong | Outcomes | Reports
 
 _encoder = msgspec.msgpack.Encoder()
 to_child = msgspec.msgpack.Decoder(ToChild)
@@ -118,17 +126,26 @@ def portions(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[
         yield items[start:]
 
 
+class Nonsense(Exception):
+    """The other side sent what it cannot mean."""
+
+
 class Splitter:
     """Cuts a stream of bytes into the bodies of frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def partial(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes | memoryview) -> list[bytes]:
         """Takes what was read and returns the bodies that are complete.
 
         Raises:
-            ValueError: A frame claims to be larger than 256 MiB.
+            Nonsense: A frame claims to be larger than 256 MiB.
         """
         buffer = self._buffer
         buffer += data
@@ -137,7 +154,7 @@ class Splitter:
         while len(buffer) - start >= 4:
             (length,) = _LENGTH.unpack_from(buffer, start)
             if length > MAX_FRAME:
-                raise ValueError(f"a frame of {length:,} bytes")
+                raise Nonsense(f"a frame of {length:,} bytes")
             end = start + 4 + length
             if end > len(buffer):
                 break

@@ -18,10 +18,12 @@ import asyncio
 import heapq
 import itertools
 import math
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 from mouso.app import Mouso
 from mouso.clock import SYSTEM
@@ -30,6 +32,7 @@ from mouso.job import Lease, Outcome, Progress
 from mouso.worker.board import Board
 from mouso.worker.executor import Executor, Run
 from mouso.worker.frames import Outcomes, Reports, portions
+from mouso.worker.loopwatch import LoopWatch
 from mouso.worker.outcomes import release
 
 TICK = 0.001
@@ -38,6 +41,19 @@ FLUSH = 0.002
 REPORT = 0.05
 GIVE_BACK = 0.25
 """Seconds after which a job that has not started is given back."""
+
+
+class _Waiting(NamedTuple):
+    """A job that has not started.
+
+    Attributes:
+        since: When it came, on the monotonic clock.
+        arrival: The how manieth it is of all that came, from 1.
+    """
+
+    lease: Lease
+    since: float
+    arrival: int
 
 
 class Pool:
@@ -67,8 +83,9 @@ class Pool:
         self._kick = kick
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._queue: deque[tuple[Lease, float]] = deque()
-        self._handed: dict[tuple[int | str, int], tuple[Lease, float]] = {}
+        self._queue: deque[_Waiting] = deque()
+        self._handed: dict[tuple[int | str, int], _Waiting] = {}
+        self._arrived = 0
         self._draining = False
         self._occupied = 0
         self._idle: list[threading.Lock] = []
@@ -76,24 +93,35 @@ class Pool:
         self._slots = list(range(2 * concurrency - 1, concurrency - 1, -1))
         self._runs: dict[int | str, Run] = {}
         self._stopping = ""
-        self._tasks: set[asyncio.Task[Outcome]] = set()
+        self._tasks: dict[asyncio.Task[Outcome], Run] = {}
+        self._loop_watch = LoopWatch(loop, lambda: bool(self._tasks), self._job_of)
         self._outcomes: deque[Outcome] = deque()
         self._reports: dict[int | str, tuple[int | str, int, Progress]] = {}
         self._flushed = self._reported = 0.0
         self._deadlines: list[tuple[float, int, Run]] = []
         self._order = itertools.count()
         self._next_tick = math.inf
+        self._forked = False
+
+    def forked(self) -> None:
+        """This process is a fork that a job has made, and no child of the supervisor: it ends when that job returns."""
+        self._forked = True
+        self._queue.clear()
+        self._handed.clear()
 
     # -- called by the reader thread
 
-    def add(self, leases: Iterable[Lease]) -> None:
+    def add(self, leases: Sequence[Lease]) -> None:
         """Takes jobs to run."""
         now = SYSTEM.monotonic()
         with self._lock:
             if self._draining:
+                self._arrived += len(leases)
                 self._outcomes += [release(lease) for lease in leases]
                 return
-            self._queue.extend((lease, now) for lease in leases)
+            first = self._arrived + 1
+            self._queue.extend(_Waiting(lease, now, n) for n, lease in enumerate(leases, first))
+            self._arrived += len(leases)
             coroutines = self._next_coroutines()
             if self._queue:
                 self._wake_threads(1)
@@ -103,10 +131,10 @@ class Pool:
         """Does what is due and returns the seconds until the next tick, None for when there is something new."""
         now = SYSTEM.monotonic()
         with self._lock:
-            while self._queue and now - self._queue[0][1] > GIVE_BACK:
-                self._outcomes.append(release(self._queue.popleft()[0]))
+            while self._queue and now - self._queue[0].since > GIVE_BACK:
+                self._outcomes.append(release(self._queue.popleft().lease))
             if self._handed:
-                self._take_back(lambda lease, since: now - since > GIVE_BACK)
+                self._take_back(None, now - GIVE_BACK)
             coroutines: Sequence[Lease] = ()
             if self._queue:
                 coroutines = self._next_coroutines()
@@ -146,11 +174,17 @@ class Pool:
 
     def _give_back_waiting(self, key: int | str | None) -> None:
         with self._lock:
-            back = [lease for lease, _ in self._queue if key is None or lease.key == key]
-            self._queue = deque(item for item in self._queue if key is not None and item[0].key != key)
+            back = [waiting.lease for waiting in self._queue if key is None or waiting.lease.key == key]
+            self._queue = deque(waiting for waiting in self._queue if key is not None and waiting.lease.key != key)
             self._outcomes += [release(lease) for lease in back]
-            self._take_back(lambda lease, since: key is None or lease.key == key)
+            self._take_back(key, math.inf)
         self.flush()
+
+    def answer(self) -> None:
+        """The supervisor asks: what it has recalled in the meantime is forgotten."""
+        if self._board.recalled:
+            self._give_back_waiting(None)
+            self._board.recalled = False
 
     @property
     def idle(self) -> bool:
@@ -175,25 +209,28 @@ class Pool:
     def _next_coroutines(self) -> list[Lease]:
         """Takes coroutine jobs from the head of the queue while slots are free."""
         taken = []
-        while self._queue and self._occupied < self._concurrency and self._queue[0][0].task in self._coroutines:
-            lease, since = self._queue.popleft()
-            self._handed[lease.key, lease.token] = lease, since
+        while self._queue and self._occupied < self._concurrency and self._queue[0].lease.task in self._coroutines:
+            waiting = self._queue.popleft()
+            lease = waiting.lease
+            self._handed[lease.key, lease.token] = waiting
             taken.append(lease)
             self._occupied += 1
         return taken
 
-    def _take_back(self, which: Callable[[Lease, float], bool]) -> None:
-        """Gives back coroutine jobs that the loop, blocked by another, has not begun with."""
-        for key, (lease, since) in list(self._handed.items()):
-            if which(lease, since) and self._handed.pop(key, None) is not None:
-                self._outcomes.append(release(lease))
+    def _take_back(self, key: int | str | None, before: float) -> None:
+        """Gives back coroutine jobs that the loop, blocked by another, has not begun with: one or, with key None, all
+        that came before an instant."""
+        for claim, waiting in list(self._handed.items()):
+            wanted = waiting.since < before and key in (None, waiting.lease.key)
+            if wanted and self._handed.pop(claim, None) is not None:
+                self._outcomes.append(release(waiting.lease))
                 self._occupied -= 1
 
     def _wake_threads(self, most: int) -> None:
         """Lets up to ``most`` more threads go for the queue, if a plain function is at its head."""
         waiting = len(self._queue)
         while most > 0 and waiting > 0 and self._occupied < self._concurrency:
-            if self._queue[0][0].task in self._coroutines:
+            if self._queue[0].lease.task in self._coroutines:
                 return
             self._occupied += 1
             if self._idle:
@@ -204,7 +241,7 @@ class Pool:
             most -= 1
             waiting -= 1
 
-    def _next_function(self, asleep: threading.Lock) -> tuple[Lease | None, float, list[Lease]]:
+    def _next_function(self, asleep: threading.Lock) -> tuple[_Waiting | None, list[Lease]]:
         """The next plain function's job for a thread that has a slot, and coroutine jobs met on the way.
 
         Without one the slot is given up, to a coroutine job if that is what waits, and the thread counts as idle in the
@@ -213,15 +250,16 @@ class Pool:
         with self._lock:
             coroutines = self._next_coroutines()
             if self._queue:
-                lease, since = self._queue.popleft()
+                waiting = self._queue.popleft()
+                lease = waiting.lease
                 if lease.task not in self._coroutines:
-                    return lease, since, coroutines + self._next_coroutines()
-                self._handed[lease.key, lease.token] = lease, since
+                    return waiting, coroutines + self._next_coroutines()
+                self._handed[lease.key, lease.token] = waiting
                 coroutines.append(lease)  # takes over this thread's slot
             else:
                 self._occupied -= 1
             self._idle.append(asleep)
-            return None, 0.0, coroutines
+            return None, coroutines
 
     # -- threads
 
@@ -230,19 +268,20 @@ class Pool:
         asleep = threading.Lock()
         asleep.acquire()
         while True:
-            lease, since, coroutines = self._next_function(asleep)
+            waiting, coroutines = self._next_function(asleep)
             if coroutines:
                 self._loop.call_soon_threadsafe(self._start_coroutines, coroutines)
-            if lease is None:
+            if waiting is None:
                 if self._outcomes:
                     self.flush()
                 asleep.acquire()
                 continue
-            self._board.start(slot, lease.key, None)  # decoding it may already be what kills the process
-            run = self._executor.prepare(lease, SYSTEM.monotonic() - since)
+            run = self._prepare(waiting, slot)
             if isinstance(run, Run):
-                self._begin(run, slot)
+                self._begin(run, slot, waiting.arrival)
                 outcome = self._executor.run_function(run)
+                if self._forked:
+                    os._exit(0)
                 self._end(run, slot)
             else:
                 outcome = run
@@ -251,8 +290,16 @@ class Pool:
             if not self._queue or SYSTEM.monotonic() - self._flushed > FLUSH:
                 self.flush()
 
-    def _begin(self, run: Run, slot: int) -> None:
-        self._board.start(slot, run.lease.key, run.timeout)
+    def _prepare(self, waiting: _Waiting, slot: int) -> Run | Outcome:
+        lease = waiting.lease
+        self._board.start(slot, lease.key, waiting.arrival, None)  # decoding it may already be what kills the process
+        if self._board.recalled:
+            return release(lease)
+        return self._executor.prepare(lease, SYSTEM.monotonic() - waiting.since)
+
+    def _begin(self, run: Run, slot: int, arrival: int) -> None:
+        if run.timeout is not None:
+            self._board.start(slot, run.lease.key, arrival, run.timeout)
         self._runs[run.lease.key] = run
         if self._stopping:
             self._stop_run(run, self._stopping)
@@ -275,32 +322,39 @@ class Pool:
         if threading.get_ident() != self._loop_thread:
             self._loop.call_soon_threadsafe(self._start_coroutines, leases)
             return
-        waiting = deque(leases)
-        while waiting:
-            lease = waiting.popleft()
-            handed = self._handed.pop((lease.key, lease.token), None)
-            if handed is None:
+        left = deque(leases)
+        while left:
+            lease = left.popleft()
+            waiting = self._handed.pop((lease.key, lease.token), None)
+            if waiting is None:
                 continue
             slot = self._slots.pop()
-            self._board.start(slot, lease.key, None)
-            run = self._executor.prepare(lease, SYSTEM.monotonic() - handed[1])
+            run = self._prepare(waiting, slot)
             if isinstance(run, Run):
-                task = self._loop.create_task(self._run_coroutine(run, slot))
-                self._tasks.add(task)
+                task = self._loop.create_task(self._run_coroutine(run, slot, waiting.arrival))
+                self._tasks[task] = run
+                if not self._loop_watch.awake:
+                    self._loop_watch.wake()
                 task.add_done_callback(partial(self._coroutine_done, run, slot))
             else:
                 self._free(slot)
-                waiting += self._coroutine_ended(run)
+                left += self._coroutine_ended(run)
 
-    async def _run_coroutine(self, run: Run, slot: int) -> Outcome:
+    async def _run_coroutine(self, run: Run, slot: int, arrival: int) -> Outcome:
         task = asyncio.current_task()
         assert task is not None
         run.stop = task.cancel
-        self._begin(run, slot)
+        self._begin(run, slot, arrival)
         try:
             return await self._executor.run_coroutine(run)
         finally:
+            if self._forked:
+                os._exit(0)
             del self._runs[run.lease.key]
+
+    def _job_of(self, task: asyncio.Task[Any]) -> Lease | None:
+        run = self._tasks.get(task)
+        return None if run is None else run.lease
 
     def _free(self, slot: int) -> None:
         self._board.end(slot)
@@ -308,7 +362,7 @@ class Pool:
 
     def _coroutine_done(self, run: Run, slot: int, task: asyncio.Task[Outcome]) -> None:
         self._free(slot)
-        self._tasks.discard(task)
+        del self._tasks[task]
         # Only a task that another one cancelled before its first step has no outcome of its own.
         outcome = self._executor.ended(run, asyncio.CancelledError()) if task.cancelled() else task.result()
         self._start_coroutines(self._coroutine_ended(outcome))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from mouso.clock import SYSTEM
-from mouso.job import Charge, Lease, Outcome
+from mouso.config import one_line
+from mouso.job import TRANSITIONS, Charge, JobState, Lease, Outcome
 from mouso.worker import WorkerOptions, frames
 from mouso.worker.board import Board, number
+from mouso.worker.launch import Exit, Process, Spawned
+from mouso.worker.proof import process_state
 
 READ_AHEAD = 0.05
 """Seconds of work that a child is given beyond its free slots."""
@@ -23,12 +29,18 @@ _WINDOW = 0.008
 """Busy seconds over which outcomes are counted: two that come close together are no rate."""
 _READ = 64 << 10
 _LAST_WORDS = 0.5
+_SPEECHLESS = 1.0
+_QUIET = 1.0
+_ENDS = frozenset(TRANSITIONS[JobState.RUNNING])
+
+log = logging.getLogger("mouso.worker")
 
 
 class ChildProcess(asyncio.BufferedProtocol):
     """One child: its process, its socket, and the claims it holds.
 
     Args:
+        worker: The id of the worker; it stands in the process's command line.
         on_message: Called with the child and each message.
         on_exit: Called once, with the child, when the process has ended.
         spare: It runs suspects only, and ends after them.
@@ -38,29 +50,40 @@ class ChildProcess(asyncio.BufferedProtocol):
         ready: Whether it has said ``Hello``.
         alone: The suspect that it runs by itself.
         verdicts: Outcomes decided for jobs because of which it was killed.
-        killed: Whether the supervisor killed it.
+        killed: Whether the supervisor killed it for a reason that its running jobs have not to answer for.
+        exit: How it ended; None while it lives.
         gone: Whether its death was handled.
-        stops: When which job was asked to stop.
+        dismissed: Whether it was told to end.
+        deaf: Whether it has not answered and was relieved of what it had not started.
+        stops: When which job was asked to stop, and why.
     """
 
     def __init__(
         self,
+        worker: str,
         options: WorkerOptions,
         on_message: Callable[[ChildProcess, frames.ToSupervisor], None],
         on_exit: Callable[[ChildProcess], None],
         *,
         spare: bool = False,
     ) -> None:
+        self.started = SYSTEM.monotonic()
         self.spare = spare
         self.leases: dict[int | str, Lease] = {}
+        self._arrivals: dict[int | str, int] = {}
+        self._arrived = 0
         self.ready = False
         self.alone: int | str | None = None
         self.verdicts: dict[int | str, Outcome] = {}
         self.killed = False
         self.gone = False
-        self.stops: dict[int | str, float] = {}
-        self.started = SYSTEM.monotonic()
+        self.dismissed = self.deaf = False
+        self._broken = False
+        self._heard = self.started
+        self._asked: float | None = None
+        self.stops: dict[int | str, tuple[float, str]] = {}
         self.board = Board.create(2 * options.concurrency)
+        self._worker = worker
         self._options = options
         self._on_message = on_message
         self._on_exit = on_exit
@@ -74,7 +97,8 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._no_ahead_until = 0.0
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
-        self._process: asyncio.subprocess.Process | None = None
+        self.exit: Exit | None = None
+        self._process: Process | None = None
         self._waiter: asyncio.Task[None] | None = None
 
     async def spawn(self) -> None:
@@ -82,11 +106,12 @@ class ChildProcess(asyncio.BufferedProtocol):
         options = self._options
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
+            command = [
                 sys.executable,
                 "-P",  # or a file called random.py in the current directory would stand in for the library's
                 "-m",
                 "mouso.worker.child",
+                self._worker,
                 str(theirs.fileno()),
                 str(self.board.descriptor),
                 str(options.concurrency),
@@ -94,17 +119,15 @@ class ChildProcess(asyncio.BufferedProtocol):
                 options.log_level,
                 options.app,
                 options.folder or os.getcwd(),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self.board.descriptor),
-                start_new_session=True,
-            )
+            ]
+            self._process = Spawned(command, (theirs.fileno(), self.board.descriptor))
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         self._transport = transport
         self._waiter = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
         assert self._process is not None
-        await self._process.wait()
+        self.exit = await self._process.wait()
         with contextlib.suppress(TimeoutError):  # what it sent before it died is still being read
             await asyncio.wait_for(self._lost.wait(), _LAST_WORDS)
         self._on_exit(self)
@@ -115,12 +138,28 @@ class ChildProcess(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        for body in self._splitter.feed(memoryview(self._buffer)[:nbytes]):
-            self._on_message(self, frames.to_supervisor.decode(body))
+        if self._broken:
+            return
+        try:
+            for body in self._splitter.feed(memoryview(self._buffer)[:nbytes]):
+                message = frames.to_supervisor.decode(body)
+                self._heard, self._asked, self.deaf = SYSTEM.monotonic(), None, False
+                self._on_message(self, message)
+        except (frames.Nonsense, msgspec.MsgspecError) as error:
+            self.end_as_broken(f"it sent what is no message ({one_line(error)})")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._lost.set()
+        if self.exit is None:
+            asyncio.get_running_loop().call_later(_SPEECHLESS, self.end_as_broken, "it closed its socket and lives on")
+
+    def end_as_broken(self, why: str) -> None:
+        """Ends a child that cannot be talked to; the jobs that run in it are as suspect as if it had died by itself."""
+        if self.exit is None and not self.killed and not self._broken:
+            self._broken = True
+            log.error("child %d is broken and killed: %s", self.pid, why)
+            self._signal(signal.SIGKILL)
 
     # -- talking
 
@@ -128,10 +167,20 @@ class ChildProcess(asyncio.BufferedProtocol):
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, negative for a signal; None while it lives."""
-        return None if self._process is None else self._process.returncode
+    def silence(self) -> float:
+        """Seconds for which it has not answered; asks it when it holds jobs and has not been heard for a while."""
+        now = SYSTEM.monotonic()
+        if self._asked is not None:
+            return now - self._asked
+        if self.ready and now - self._heard > _QUIET and (self.leases or self._splitter.partial):
+            self._asked = now
+            self.send(frames.Ping())
+        return 0.0
+
+    def dismiss(self) -> None:
+        """Tells it to end."""
+        self.dismissed = True
+        self.send(frames.Exit())
 
     def send(self, message: frames.ToChild) -> None:
         """Sends a message; to a dead child it is lost, which its exit will settle."""
@@ -145,6 +194,8 @@ class ChildProcess(asyncio.BufferedProtocol):
         if not self.leases:
             self._busy_since = SYSTEM.monotonic()
         self.leases.update((lease.key, lease) for lease in leases)
+        self._arrivals.update((lease.key, n) for n, lease in enumerate(leases, self._arrived + 1))
+        self._arrived += len(leases)
         if self._transport is not None:
             for part in frames.portions(leases, _payload_size) if len(leases) > 32 else (leases,):
                 self._transport.write(frames.encode(frames.Jobs(part)))
@@ -160,16 +211,17 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._signal(signal.SIGQUIT)
 
     def _signal(self, number: int) -> None:
-        # Not Process.send_signal: that looks first whether the process has ended, and so takes the exit code away from
-        # asyncio, which then reports 255.
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+        if self._process is not None:
+            self._process.signal(number)
 
     async def ended(self) -> None:
         """Waits until the process is gone and its exit was handled."""
         if self._waiter is not None:
             await asyncio.shield(self._waiter)
+
+    def stopped(self) -> bool:
+        """Whether somebody has stopped it with a signal."""
+        return process_state(self.pid) == "T"
 
     def close(self) -> None:
         """Lets go of socket and board."""
@@ -185,9 +237,21 @@ class ChildProcess(asyncio.BufferedProtocol):
         return [lease for lease in self.leases.values() if number(lease.key) in numbers]
 
     def take(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Takes outcomes off its claims and learns how fast it is; returns those of claims it held."""
+        """Takes outcomes off its claims and learns how fast it is; returns those of claims it held.
+
+        Raises:
+            Nonsense: No running job can end so.
+        """
         now = SYSTEM.monotonic()
-        held = [o for o in outcomes if self.leases.pop(o.key, None) is not None]
+        held = []
+        for outcome in outcomes:
+            lease = self.leases.get(outcome.key)
+            if lease is None or lease.token != outcome.token:
+                continue
+            if outcome.state not in _ENDS or outcome.delay < 0:  # only a job that writes to the socket can do that
+                raise frames.Nonsense(f"the outcome {outcome.state} of job {outcome.id}")
+            del self.leases[outcome.key], self._arrivals[outcome.key]
+            held.append(outcome)
         ran = [o.run_seconds for o in held if o.charge is not Charge.RELEASE]
         self._ended += len(ran)
         self._run_seconds += sum(ran)
@@ -204,6 +268,19 @@ class ChildProcess(asyncio.BufferedProtocol):
             self.alone = None
         return held
 
+    def take_back(self) -> list[Lease]:
+        """Takes what it has not started off its claims; to be called a moment after ``board.recalled`` was set."""
+        reached = max(self.board.arrivals(), default=0)
+        back = [lease for lease in self.leases.values() if self._arrivals[lease.key] > reached]
+        for lease in back:
+            del self.leases[lease.key], self._arrivals[lease.key]
+        return back
+
+    def unreported(self) -> list[Lease]:
+        """The claims that were the last in their slots and have no outcome, whether they run or have ended."""
+        last = set(self.board.arrivals())
+        return [lease for lease in self.leases.values() if self._arrivals[lease.key] in last]
+
     def gave_back(self) -> None:
         """It had more than it could start: for a while it gets no more than it is seen to run."""
         self._no_ahead_until = SYSTEM.monotonic() + _PENALTY
@@ -214,7 +291,7 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def room(self) -> int:
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""
-        if not self.ready or self.spare or self.alone is not None:
+        if not self.ready or self.spare or self.alone is not None or self.deaf:
             return 0
         if SYSTEM.monotonic() < self._no_ahead_until:
             capacity = len(self.board.read()) or 1

@@ -34,10 +34,35 @@ def proven_dead(worker: WorkerInfo, here: Identity) -> bool:
     return _start_time(worker.pid) != worker.started
 
 
+def process_state(pid: int) -> str:
+    """``R``, ``S``, ``D``, ``T`` … as in proc(5); empty if there is no such process."""
+    return (_stat(pid) or [""])[0]
+
+
+def orphans(worker: str) -> list[int]:
+    """The pids of living children of the worker with this id, which stands in their command line."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            words = _read(f"/proc/{entry.name}/cmdline").split("\0")
+            if (
+                "mouso.worker.child" in words
+                and worker in words
+                and process_state(int(entry.name)) not in ("", "Z", "X")
+            ):
+                found.append(int(entry.name))
+    return found
+
+
 def _start_time(pid: int) -> int:
     """Clock ticks from boot to the start of a process; 0 if there is none, or only its remains."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    fields = _stat(pid)
     return int(fields[19]) if len(fields) > 19 and fields[0] not in ("Z", "X") else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; empty if there is no such process."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _namespace() -> str:

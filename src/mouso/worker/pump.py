@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ from typing import ParamSpec, TypeVar
 
 from mouso.brokers.base import BATCH, Broker, Want
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerError
+from mouso.errors import BrokerError, ConfigError
 from mouso.job import Outcome
 from mouso.worker.fleet import Fleet
 from mouso.worker.shares import Turns
+from mouso.worker.watchdog import Watchdog
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +29,9 @@ _SPACING = 0.003
 """Seconds between exchanges while every child has work for ``_AMPLE`` seconds more: one that settles 500 jobs takes a
 third less for each than one that settles 50."""
 
+_AGREE = 10.0
+"""Seconds between two looks whether store and worker agree on what the worker runs."""
+
 log = logging.getLogger("mouso.worker")
 
 
@@ -37,8 +42,10 @@ class Broken(Exception):
 class Line:
     """The supervisor's way to the broker: verbs run in threads, an outage is two lines in the log."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, watchdog: Watchdog) -> None:
         self.broker = broker
+        self._watchdog = watchdog
+        self._numbers = itertools.count()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="mouso-broker")
         self._down_since: float | None = None
 
@@ -48,14 +55,18 @@ class Line:
         Raises:
             Broken: It failed in a way that may pass.
         """
-        loop = asyncio.get_running_loop()
+        loop, calls = asyncio.get_running_loop(), self._watchdog.calls
+        number = next(self._numbers)
+        calls[number] = verb.__name__
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
-        except BrokerError as error:
+        except (BrokerError, ConfigError) as error:
             if self._down_since is None:
                 self._down_since = SYSTEM.monotonic()
                 log.error("the broker does not answer: %s", error)
             raise Broken(str(error)) from error
+        finally:
+            del calls[number]
         if self._down_since is not None:
             log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self._down_since)
             self._down_since = None
@@ -97,6 +108,8 @@ class Pump:
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
         self._parked: set[str] = set()
+        self._doubt = False
+        self._agreed = SYSTEM.monotonic()
 
     def connect(
         self,
@@ -122,6 +135,10 @@ class Pump:
         """Asks for an exchange: there may be room or work."""
         self._news.set()
 
+    def doubt(self) -> None:
+        """A call failed that may have been carried out: store and worker may differ in what the worker runs."""
+        self._doubt = True
+
     @property
     def empty(self) -> bool:
         """Whether every outcome is stored."""
@@ -139,6 +156,7 @@ class Pump:
                         await asyncio.sleep(_SPACING)
                 pause = _BACKOFF[0]
             except Broken:
+                self.doubt()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF[1])
                 self._news.set()
@@ -148,6 +166,8 @@ class Pump:
 
     async def _exchange(self) -> bool:
         """One exchange; returns whether another one at once is worth while."""
+        if self._doubt or (SYSTEM.monotonic() - self._agreed > _AGREE and self._fleet.busy):
+            await self._agree()
         outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
         limit = min(self._fleet.room(), BATCH) if self.claiming else 0
         if not outcomes and not limit:
@@ -169,6 +189,13 @@ class Pump:
         self._fleet.place(exchange.leases)
         full = len(exchange.leases) == limit > 0
         return bool(self._outcomes) or (full and self._fleet.room() > 0) or bool(exchange.parked)
+
+    async def _agree(self) -> None:
+        """Compares with the store what runs here: claims that got lost on their way go back, lost jobs are stopped."""
+        held = self._fleet.held() + [(outcome.key, outcome.token) for outcome in self._outcomes]
+        fenced = await self._line.call(self._line.broker.reconcile, self._worker, held)
+        self._doubt, self._agreed = False, SYSTEM.monotonic()
+        self._fleet.fence(fenced)
 
     def _note(self, fenced: list[int | str], parked: list[str], next_due: int | None) -> None:
         if fenced:

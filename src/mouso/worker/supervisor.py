@@ -30,18 +30,25 @@ from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions
 from mouso.worker.arenas import share_arenas
 from mouso.worker.fleet import Fleet
-from mouso.worker.proof import identity, proven_dead
+from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.shares import Turns
+from mouso.worker.watchdog import EXIT_CODE, Watchdog
 
 _BEAT_IDLE = 5.0
 _BEAT_BUSY = 1.0
 _UPKEEP = 1.0
 _REAP = 2.0
+_REAP_DEAD = 0.2
+_ORPHANS_END = 1.0
+"""Seconds that the children of a dead supervisor have to end by themselves; they mean to within half of it."""
 _PRUNE = 10.0
 _PRUNE_STEPS = 1000
 _PRUNE_PAUSE = 0.02
 _AFTER_GRACE = 1.5
+_GUARD = 0.3
+_FENCE, _FENCE_GRACE = 12.0, 2.0
+"""Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _STEP = 1000
 
 log = logging.getLogger("mouso.worker")
@@ -88,6 +95,10 @@ class Supervisor:
         self._retention: Retention
         self._info: WorkerInfo
         self._reporting = asyncio.Lock()
+        self._renewed = 0
+        self._fenced_at: float | None = None
+        self._watchdog: Watchdog
+        self._dead: dict[str, float] = {}
         self._failed = False
 
     # -- life
@@ -95,12 +106,13 @@ class Supervisor:
     async def run(self) -> int:
         """The whole life; returns the exit code."""
         loop = asyncio.get_running_loop()
-        options, self._stopped = self._options, asyncio.Event()
+        options, self._stopped, self._watchdog = self._options, asyncio.Event(), Watchdog()
         self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
-        self._fleet = Fleet(options, self._count, self._pump, self)
+        self._fleet = Fleet(self._id, options, self._count, self._pump, self)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGQUIT, self._dump)
+        moving = asyncio.create_task(self._move())
         try:
             await self._fleet.launch()
             if not await self._first_hello():
@@ -109,7 +121,7 @@ class Supervisor:
             try:
                 self.start(self._pump.run)
                 self._pump.look()
-                for step in (self._beat, self._upkeep, self._fleet.watch):
+                for step in (self._beat, self._guard, self._upkeep, self._fleet.watch):
                     self.start(step)
                 await self._stopped.wait()
             finally:
@@ -117,6 +129,8 @@ class Supervisor:
             return code
         finally:
             await self._fleet.kill()
+            self._watchdog.close()
+            moving.cancel()
 
     def _dump(self) -> None:
         """Writes the stacks of all threads of all processes to stderr."""
@@ -139,7 +153,7 @@ class Supervisor:
             raise ConfigError(
                 f"{hello.broker_url} lives inside one process; a worker needs a broker such as sqlite:///mouso.db"
             )
-        self._line = Line(broker)
+        self._line = Line(broker, self._watchdog)
         try:
             await asyncio.to_thread(broker.open)
         except BrokerUnavailable:
@@ -165,6 +179,7 @@ class Supervisor:
             slots=self._count * self._options.concurrency,
         )
         try:
+            self._renewed = SYSTEM.steady()
             await self._line.call(broker.heartbeat, self._info)
             await self._reap()
         except Broken as error:
@@ -197,7 +212,7 @@ class Supervisor:
         await self._until(lambda: not self._fleet.busy, deadline)
         self._fleet.interrupt("shutdown")
         await self._until(lambda: not self._fleet.busy, SYSTEM.monotonic() + _AFTER_GRACE)
-        self._fleet.kill_the_rest()
+        self._fleet.kill_running("its grace has ended")
         # Children live until then, to tell the app's handlers of the last events.
         await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 1.0)
         self._fleet.dismiss()
@@ -212,7 +227,7 @@ class Supervisor:
         await asyncio.to_thread(self._line.close)
         if not settled:
             log.error("the broker did not take the last outcomes; the jobs will run again")
-            return 75
+            return EXIT_CODE
         log.info("stopped")
         return 1 if self._failed else 0
 
@@ -233,13 +248,42 @@ class Supervisor:
             if not self._fleet.busy and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
                 continue
             beaten = SYSTEM.monotonic()
-            with contextlib.suppress(Broken):
-                for command in await self._line.call(self._line.broker.heartbeat, self._info):
-                    if command.kind == "cancel":
-                        self._fleet.stop(command.key, command.token)
-                    elif command.kind == "rejoin":
-                        log.warning("the lease of this worker had ended; its jobs were taken over and are stopped")
-                        self._fleet.interrupt("fenced")
+            began = SYSTEM.steady()
+            try:
+                commands = await self._line.call(self._line.broker.heartbeat, self._info)
+            except Broken:
+                self._pump.doubt()
+                continue
+            self._renewed = began
+            for command in commands:
+                if command.kind == "cancel":
+                    self._fleet.stop(command.key, command.token)
+                elif command.kind == "rejoin":
+                    log.warning("the lease of this worker had ended; its jobs were taken over and are stopped")
+                    self._fleet.interrupt("fenced")
+
+    async def _guard(self) -> None:
+        """Stops what runs in time when the lease cannot be renewed: once it has ended, others run these jobs."""
+        while not self._stopped.is_set():
+            await asyncio.sleep(_GUARD)
+            age = (SYSTEM.steady() - self._renewed) / 1000
+            if age < _FENCE:
+                if self._fenced_at is not None:
+                    self._fenced_at, self._pump.claiming = None, True
+                    log.info("the lease of this worker is renewed; it takes jobs again")
+                    self._pump.look()
+            elif self._fenced_at is None:
+                self._fenced_at, self._pump.claiming = SYSTEM.monotonic(), False
+                log.error("the lease of this worker was not renewed for %.0f s: its jobs are stopped", age)
+                self._fleet.interrupt("fenced")
+            elif SYSTEM.monotonic() - self._fenced_at > _FENCE_GRACE:
+                self._fleet.kill_running("the lease has ended")
+
+    async def _move(self) -> None:
+        """Shows the watchdog that the loop moves."""
+        while True:
+            self._watchdog.moved()
+            await asyncio.sleep(_GUARD)
 
     async def _upkeep(self) -> None:
         """Promotes, reaps and prunes, in small steps."""
@@ -247,13 +291,14 @@ class Supervisor:
         broker = self._line.broker
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._pump.due.wait(), _UPKEEP * random.uniform(0.8, 1.2))
+                pause = _REAP_DEAD if self._dead else _UPKEEP
+                await asyncio.wait_for(self._pump.due.wait(), pause * random.uniform(0.8, 1.2))
             self._pump.due.clear()
             now = SYSTEM.monotonic()
             with contextlib.suppress(Broken):
                 while await self._line.call(broker.promote, _STEP) == _STEP:
                     pass
-                if now - reaped > _REAP:
+                if now - reaped > (_REAP_DEAD if self._dead else _REAP):
                     reaped = now
                     await self._reap()
                 if now - pruned > _PRUNE:
@@ -270,13 +315,28 @@ class Supervisor:
     async def _reap(self) -> None:
         """Gives back the jobs of workers that are proven dead or whose lease has ended."""
         broker = self._line.broker
-        lost = [worker.id for worker in await self._line.call(broker.workers) if proven_dead(worker, self._here)]
+        dead = [worker.id for worker in await self._line.call(broker.workers) if proven_dead(worker, self._here)]
+        lost = [worker for worker in dead if self._buried(worker)]
         for worker in lost:
             await self._line.call(broker.retire, worker)
         lost += await self._line.call(broker.reap, _STEP)
         for worker in lost:
             log.warning("worker %s is lost; its jobs are available again", worker)
         self._tell([Event("worker.lost", worker) for worker in lost])
+
+    def _buried(self, worker: str) -> bool:
+        """Whether the children of a dead worker are dead as well: before that, its jobs may run no second time."""
+        left = orphans(worker)
+        if not left:
+            self._dead.pop(worker, None)
+            return True
+        since = self._dead.setdefault(worker, SYSTEM.monotonic())
+        if SYSTEM.monotonic() - since > _ORPHANS_END:
+            for pid in left:
+                log.warning("process %d outlives its supervisor, the worker %s; it is killed", pid, worker)
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        return False
 
     # -- what the fleet asks for
 
@@ -288,7 +348,7 @@ class Supervisor:
     async def _report(self, updates: list[Update]) -> None:
         async with self._reporting:  # one after the other, or an older progress could end up over a newer one
             with contextlib.suppress(Broken):
-                await self._line.call(self._line.broker.report, self._id, updates)
+                self._fleet.fence(await self._line.call(self._line.broker.report, self._id, updates))
 
     # -- events
 

@@ -148,6 +148,12 @@ class SQLiteBroker:
         self._bells.ring(CALLERS)
         return fenced
 
+    def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
+        with self._store.write() as tx:
+            fenced = upkeep.reconcile(tx, worker, held, self._clock.now())
+        self._ring_all()
+        return fenced
+
     def retire(self, worker: str) -> int:
         released = 0
         with self._store.write() as tx:

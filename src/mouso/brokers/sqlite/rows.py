@@ -148,17 +148,23 @@ def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = Fal
 
 def give_back(tx: sqlite3.Connection, number: int, limit: int, now: int, tallies: Tallies) -> int:
     """Releases up to ``limit`` running claims of the worker ``number``; those to be cancelled are cancelled."""
-    rows = tx.execute(
-        "SELECT seq, cancel FROM mouso_live WHERE state = 'running' AND worker = ? LIMIT ?", (number, limit)
+    running = tx.execute(
+        "SELECT seq FROM mouso_live WHERE state = 'running' AND worker = ? LIMIT ?", (number, limit)
     ).fetchall()
-    tx.executemany(
-        "UPDATE mouso_live SET state = 'available', worker = NULL, releases = releases + 1 WHERE seq = ?",
-        [(seq,) for seq, _ in rows],
-    )
-    for seq, cancel in rows:
-        if cancel:
-            finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
-    return len(rows)
+    for (seq,) in running:
+        give_back_one(tx, seq, now, tallies)
+    return len(running)
+
+
+def give_back_one(tx: sqlite3.Connection, seq: int, now: int, tallies: Tallies) -> None:
+    """Releases a running claim, or cancels it if that was asked for."""
+    (cancel,) = tx.execute(
+        "UPDATE mouso_live SET state = 'available', worker = NULL, releases = releases + 1 WHERE seq = ?"
+        " RETURNING cancel",
+        (seq,),
+    ).fetchone()
+    if cancel:
+        finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
 
 
 def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 
 from mouso.brokers.base import Retention
 from mouso.brokers.sqlite import rows
@@ -63,6 +64,22 @@ def reap(tx: sqlite3.Connection, limit: int, boot: str, now: int, steady: int) -
         reaped.append(worker)
     rows.store_tallies(tx, tallies)
     return reaped
+
+
+def reconcile(tx: sqlite3.Connection, worker: str, held: Sequence[tuple[int | str, int]], now: int) -> list[int | str]:
+    """Gives back the worker's running claims that it does not know of; returns the keys that it holds in vain."""
+    running = set(
+        tx.execute(
+            "SELECT seq, claims FROM mouso_live WHERE state = 'running' AND worker ="
+            " (SELECT n FROM mouso_workers WHERE id = ?)",
+            (worker,),
+        )
+    )
+    tallies: rows.Tallies = Counter()
+    for seq, _ in running.difference(held):
+        rows.give_back_one(tx, seq, now, tallies)
+    rows.store_tallies(tx, tallies)
+    return [key for key, token in held if (key, token) not in running]
 
 
 class Pruner:

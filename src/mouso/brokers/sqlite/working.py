@@ -98,8 +98,9 @@ def _settle_alone(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: in
         return _settle_one(tx, worker, outcome, now, tallies)
     except _REFUSED as error:
         tx.execute("ROLLBACK TO alone")
-        log.error("the outcome %s of job %s cannot be stored: %s", outcome.state, outcome.id, error)
-        return False
+        log.error("the outcome %s of job %s cannot be stored, it is dead: %s", outcome.state, outcome.id, error)
+        rows.finish(tx, int(outcome.key), JobState.DEAD, now, tallies, reason="bad_outcome", worker=worker)
+        return True
     finally:
         tx.execute("RELEASE alone")
 

@@ -121,6 +121,41 @@ class Heartbeats(Suite):
         assert [worker.id for worker in broker.workers()] == [W1, W3]
 
 
+class Reconciling(Suite):
+    """``reconcile``."""
+
+    def test_what_the_worker_does_not_know_of_goes_back(self, broker: Broker) -> None:
+        """Its running claims that are not in ``held`` go back as in ``retire``; those in ``held`` are not touched."""
+        enqueue(broker, "a", "b", "c", "d")
+        a, b, _ = claim(broker, 3)
+        [d] = claim(broker, 1, worker=W2)
+        broker.cancel(["c"])
+        assert broker.reconcile(W1, [(a.key, a.token)]) == []
+        assert [state(broker, job) for job in "abcd"] == ["running", "available", "cancelled", "running"]
+        assert (read(broker, "b").releases, read(broker, "b").attempts, read(broker, "a").releases) == (1, 0, 0)
+        assert settle(broker, outcome(b, JobState.COMPLETED)) == [b.key]
+        assert settle(broker, outcome(a, JobState.COMPLETED)) == []
+        assert settle(broker, outcome(d, JobState.COMPLETED), worker=W2) == []
+
+    def test_what_was_taken_over_is_told(self, broker: Broker) -> None:
+        """The keys in ``held`` that are not its running claims: their jobs were taken over or have ended."""
+        enqueue(broker, "a", "b", "c")
+        a, b, c = claim(broker, 3)
+        settle(broker, outcome(a, JobState.COMPLETED), release(b))
+        [again] = claim(broker, 1, worker=W2)
+        held = [(lease.key, lease.token) for lease in (a, b, c)]
+        assert again.key == b.key
+        assert broker.reconcile(W1, held) == [a.key, b.key]
+        assert state(broker, "b") is JobState.RUNNING
+        assert broker.reconcile(W1, held) == [a.key, b.key]
+        assert state(broker, "c") is JobState.RUNNING
+
+    def test_an_unknown_worker_holds_nothing(self, broker: Broker) -> None:
+        """Idempotent; for a worker that was never heard of there is nothing to do."""
+        assert broker.reconcile(W3, []) == []
+        assert broker.reconcile(W3, [("x", 1)]) == ["x"]
+
+
 class Retiring(Suite):
     """``retire`` and ``reap``."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mouso.testing.conformance.leases import Clocks, Heartbeats, Retiring
+from mouso.testing.conformance.leases import Clocks, Heartbeats, Reconciling, Retiring
 from mouso.testing.conformance.operating import Cancelling, Deleting, Pausing, Retrying
 from mouso.testing.conformance.races import Races
 from mouso.testing.conformance.reading import Reading
@@ -32,6 +32,7 @@ class BrokerConformance(
     Sharing,
     UnknownTasks,
     Heartbeats,
+    Reconciling,
     Retiring,
     Clocks,
     Transitions,

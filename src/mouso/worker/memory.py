@@ -1,0 +1,62 @@
+"""What the system tells about memory; all of it empty where it tells nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process has resident now; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def available() -> tuple[int, int]:
+    """Bytes of memory that programs could still get, and bytes in all; of this process's cgroup if that is less."""
+    fields = dict(line.split(":") for line in _read(Path("/proc/meminfo")).splitlines() if ":" in line)
+    try:
+        total, free = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (KeyError, ValueError, IndexError):
+        return 0, 0
+    folder, two = _cgroup()
+    limit, used = ("memory.max", "memory.current") if two else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    try:
+        allowed, taken = int(_read(folder / limit)), int(_read(folder / used))
+    except ValueError:  # "max", or no cgroup
+        return free, total
+    return (min(free, max(allowed - taken, 0)), allowed) if allowed < total else (free, total)
+
+
+def oom_kills() -> int:
+    """How many processes of this cgroup the kernel has killed for want of memory."""
+    folder, two = _cgroup()
+    for line in _read(folder / ("memory.events" if two else "memory.oom_control")).splitlines():
+        name, _, count = line.partition(" ")
+        if name == "oom_kill" and count.isdigit():
+            return int(count)
+    return 0
+
+
+def _cgroup() -> tuple[Path, bool]:
+    """The folder of this process's memory cgroup, and whether it is of version 2."""
+    two = _ROOT
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _ROOT / "memory" / path.lstrip("/"), False
+        if not controllers:
+            two = _ROOT / path.lstrip("/")
+    return two, True
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
