@@ -201,6 +201,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "concurrency": (1, 10_000),
     "grace": (0, 86_400),
     "weight": (1, 1000),
+    "max-jobs-per-child": (1, 999_999_999),
 }
 """Lowest and highest value of the worker's settings."""
 

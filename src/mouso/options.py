@@ -8,10 +8,12 @@ from typing import Any, TypedDict
 
 import msgspec
 
+from mouso import isolation
 from mouso.clock import Duration, instant, millis, seconds
 from mouso.codec import CODECS
 from mouso.config import closest
 from mouso.errors import OptionError, shown
+from mouso.isolation import Limits
 from mouso.job import JobOptions, UniqueScope, check_id, check_name
 from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name, exponential
 
@@ -46,6 +48,11 @@ class Options(TypedDict, total=False):
         keep_result: False stores none, a duration keeps it that long; default True, as long as the app says.
         headers: Text for the task's ``ctx.headers``.
         codec: ``"json"`` (default) or ``"msgpack"``.
+        isolated: For tasks: each run has a process of its own; the following hold for it.
+        max_memory: The most it may have resident: bytes, or text such as ``"500MB"``. Above it the attempt fails.
+        max_cpu: CPU time, in whole seconds. Above it the attempt fails.
+        nice: Added to its niceness, 0..19; higher yields to others.
+        io_priority: ``"normal"``, ``"low"`` or ``"idle"``.
     """
 
     queue: str
@@ -64,6 +71,11 @@ class Options(TypedDict, total=False):
     keep_result: bool | Duration
     headers: Mapping[str, str] | None
     codec: str
+    isolated: bool
+    max_memory: int | str | None
+    max_cpu: Duration | None
+    nice: int
+    io_priority: str
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +102,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     keep_result: bool | float = True
     headers: dict[str, str] = {}
+    limits: Limits | None = None
 
 
 def template(base: Template, given: Options, task: str) -> Template:
@@ -99,6 +112,9 @@ def template(base: Template, given: Options, task: str) -> Template:
         OptionError: Names the option, its value and what it may be.
     """
     _check_known(given, task)
+    for name in isolation.OPTIONS:
+        if name in given:
+            raise OptionError(f"task {task}: {name}= belongs to the task; give it to app.task")
     try:
         changes: dict[str, Any] = {}
         _place(changes, given)
@@ -124,11 +140,12 @@ def task_defaults(given: Options, task: str) -> tuple[Template, RunSettings]:
             raise OptionError(f"task {task}: {name}= belongs to one job; give it to .options()")
     if isinstance(given.get("expires"), datetime):
         raise OptionError(f"task {task}: expires= at an instant belongs to one job; give a duration, or use .options()")
-    everything: dict[str, Any] = dict(given)
+    everything: dict[str, Any] = {name: value for name, value in given.items() if name not in isolation.OPTIONS}
     runs: Any = {name: value for name, value in everything.items() if name in _RUN_OPTIONS}
     jobs: Any = {name: value for name, value in everything.items() if name not in _RUN_OPTIONS}
     try:
         overrides = _overrides(runs, functions=True)
+        limits = isolation.limits(given)
     except ValueError as error:
         raise OptionError(f"task {task}: {error}") from None
     policy: dict[str, Any] = {n: overrides[n] for n in ("attempts", "retry_on", "discard_on") if n in overrides}
@@ -139,6 +156,7 @@ def task_defaults(given: Options, task: str) -> tuple[Template, RunSettings]:
         policy=RetryPolicy(**policy),
         timeout=overrides.get("timeout") or None,
         keep_result=overrides.get("keep_result", True),
+        limits=limits,
     )
     return template(Template(), jobs, task), settings
 

@@ -109,7 +109,7 @@ def test_every_command_and_option_is_in_the_reference(site: Site) -> None:
         if (title := section.find("title")) is not None
     }
     for path, command in walk(cli, "mouso"):
-        section = sections.get(path) or sections.get(path.rpartition(" ")[2])
+        section = sections.get(path, sections.get(path.rpartition(" ")[2]))
         assert section is not None, f"{path} has no section"
         documented = words(section)
         for parameter in command.params:

@@ -10,6 +10,7 @@ import click
 from mouso.cli.base import Target, app_command
 from mouso.clock import seconds
 from mouso.config import LIMITS, closest, parse_queues, project_settings
+from mouso.isolation import LEAST_MEMORY, size
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -28,6 +29,39 @@ class Whole(click.ParamType[int]):
         if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
             raise click.UsageError(f"--{self.setting} {text!r:.40}: use a whole number from {low} to {high:,}", ctx)
         return int(text)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, or a text such as 500MB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        try:
+            number = size(int(text) if text.isascii() and text.isdecimal() else text, "--max-memory-per-child")
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from None
+        if number < LEAST_MEMORY:
+            raise click.UsageError(f"--max-memory-per-child {text!r:.40}: a child needs 16MiB or more", ctx)
+        return number
+
+
+class Between(click.ParamType[tuple[int, int]]):
+    """Two numbers of processes."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        least, most = LIMITS["processes"]
+        words = str(value).split(",")
+        if len(words) == 2 and all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+            low, high = (int(word) for word in words)
+            if least <= low <= high <= most:
+                return low, high
+        raise click.UsageError(
+            f"--autoscale {value!r:.40}: use MIN,MAX with {least} <= MIN <= MAX <= {most:,}, such as 1,8", ctx
+        )
 
 
 class Grace(click.ParamType[float]):
@@ -59,6 +93,14 @@ def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
 @click.option("--strict", is_flag=True, help="Serve the queues in the order given, not in turn.")
 @click.option("-p", "--processes", type=Whole("processes"), help="Child processes; default: the usable CPUs.")
 @click.option("-c", "--concurrency", type=Whole("concurrency"), help="Jobs at once in each child; default: 8.")
+@click.option("--preload", is_flag=True, help="Import the app once; the children are copies and share its memory.")
+@click.option("--max-jobs-per-child", metavar="N", type=Whole("max-jobs-per-child"),
+              help="Replace a child after so many jobs; default: never.")  # fmt: skip
+@click.option("--max-memory-per-child", metavar="SIZE", type=Size(),
+              help="Replace a child that has more than this resident, 500MB; default: never.")  # fmt: skip
+@click.option("--autoscale", metavar="MIN,MAX", type=Between(),
+              help="Between so many processes, by queue wait, CPU and memory; in place of -p.")  # fmt: skip
+@click.option("--reload", is_flag=True, help="Replace the children when the app's code changes; for development.")
 @click.option("--grace", type=Grace(), help="Time for running jobs to end at shutdown; default: 25 s.")
 @click.option("--name", help="What to call this worker; default: host and process id.")
 @click.option("--log-level", default="info", callback=_level, help="debug, info (default), warning or error.")
@@ -68,6 +110,11 @@ def worker(
     strict: bool,
     processes: int | None,
     concurrency: int | None,
+    preload: bool,
+    max_jobs_per_child: int | None,
+    max_memory_per_child: int | None,
+    autoscale: tuple[int, int] | None,
+    reload: bool,
     grace: float | None,
     name: str | None,
     log_level: str,
@@ -91,9 +138,16 @@ def worker(
         "concurrency": concurrency if concurrency is not None else settings.concurrency,
         "grace": grace if grace is not None else settings.grace,
     }
+    if autoscale is not None and processes is not None:
+        raise click.UsageError("--autoscale says how many processes there are; leave --processes out")
     return run(
         WorkerOptions(
             app=app,
+            preload=preload,
+            max_jobs_per_child=max_jobs_per_child,
+            max_memory_per_child=max_memory_per_child,
+            autoscale=autoscale,
+            reload=reload,
             folder="" if folder is None else str(folder),
             queues=None if chosen is None else parse_queues(chosen),
             strict=strict,

@@ -18,6 +18,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         name: For people; None for ``host:pid``.
         folder: Where the app is imported from; empty for the current directory.
         log_level: Of the ``mouso`` loggers.
+        preload: Children are copies of a process that has imported the app, and share its memory.
+        max_jobs_per_child: A child is replaced after so many jobs; None for never.
+        max_memory_per_child: A child is replaced when it has more than so many bytes resident; None for never.
+        autoscale: Fewest and most children; None for always ``processes``.
+        reload: Children are replaced when the app's code changes.
     """
 
     app: str
@@ -29,6 +34,11 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     folder: str = ""
     log_level: str = "info"
+    preload: bool = False
+    max_jobs_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    autoscale: tuple[int, int] | None = None
+    reload: bool = False
 
 
 def run(options: WorkerOptions) -> int:

@@ -1,6 +1,6 @@
 """A child process: imports the app, runs jobs, and ends when its supervisor does.
 
-    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER
+    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER LIMITS
 
 Its life: the app is imported → lifespans are entered → ``Hello`` → jobs come in, outcomes go out → ``Exit`` (or the
 socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
@@ -36,6 +36,7 @@ from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
+from mouso.isolation import Limits, impose
 from mouso.loading import load_app
 from mouso.observe.logs import log_to_stderr
 from mouso.retry import Backoff
@@ -247,27 +248,25 @@ def _hello(app: Mouso) -> frames.Hello:
     for task in app.tasks.values():
         policy = task.settings.policy
         backoff = policy.backoff if isinstance(policy.backoff, Backoff) else Backoff()
-        tasks[task.name] = frames.TaskInfo(queue=task.default_queue, attempts=policy.attempts, backoff=backoff)
+        tasks[task.name] = frames.TaskInfo(
+            queue=task.default_queue, attempts=policy.attempts, backoff=backoff, limits=task.settings.limits
+        )
     retention = msgspec.structs.astuple(app.retention)
     return frames.Hello(app.name, app.broker_url, tasks, sorted(app.events.names), retention)
 
 
-def main(arguments: list[str]) -> int:
-    """The process's entry."""
-    _, descriptor, board_descriptor, slots, grace, level, path, folder = arguments
-    share_arenas()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Handlers, not SIG_IGN: programs that a job starts would inherit that.
-        signal.signal(number, lambda *_: None)
-    faulthandler.register(signal.SIGQUIT, all_threads=True)
-    log_to_stderr(level)
+def serve(
+    path: str, folder: str, sock_descriptor: int, board_descriptor: int, slots: int, grace: float, limits: Limits | None
+) -> int:
+    """Loads the app, unless this process is a copy of one that has, and runs jobs; returns the exit code."""
     _end_with_broken_thread(threading.excepthook)
-    for inherited in (int(descriptor), int(board_descriptor)):
+    for inherited in (sock_descriptor, board_descriptor):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
-    sock = socket.socket(fileno=int(descriptor))
-    board = Board(int(board_descriptor), 2 * int(slots))
-    child = Child(sock, board, int(slots), float(grace))
+    sock = socket.socket(fileno=sock_descriptor)
+    child = Child(sock, Board(board_descriptor, 2 * slots), slots, grace)
     try:
+        if limits is not None:
+            impose(limits)
         app = load_app(path, folder=Path(folder))
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
@@ -283,6 +282,19 @@ def main(arguments: list[str]) -> int:
     runner.close()
     app.close()
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """The process's entry."""
+    _, sock, board, slots, grace, level, path, folder, limits = arguments
+    share_arenas()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Handlers, not SIG_IGN: programs that a job starts would inherit that.
+        signal.signal(number, lambda *_: None)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    log_to_stderr(level)
+    imposed = msgspec.json.decode(limits, type=Limits | None)
+    return serve(path, folder, int(sock), int(board), int(slots), float(grace), imposed)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,16 @@ from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
 from mouso.worker.frames import TaskInfo
 from mouso.worker.launch import Exit, describe
-from mouso.worker.memory import oom_kills
+from mouso.worker.memory import oom_kills, resident
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
 
 STUBBORN = 5.0
 """Seconds that a job has to end after it was asked to stop; then its process is killed."""
+STUBBORN_ALONE = 1.0
+"""Likewise for one that has its process for itself, so that nobody suffers from the kill."""
+
+_MIB = 1 << 20
 
 log = logging.getLogger("mouso.worker")
 
@@ -51,13 +55,14 @@ class Coroner:
         running = {lease.key for lease in child.running()} or {lease.key for lease in child.unreported()}
         outcomes, suspects = [], []
         for lease in child.leases.values():
-            verdict = child.verdicts.get(lease.key)
+            verdict = child.verdicts.get(lease.key) or (self._spent(child, lease) if lease.key in running else None)
             if verdict is not None:
                 outcomes.append(verdict)
             elif lease.key in running and not child.killed:
                 suspects.append(lease)
             else:
                 outcomes.append(release(lease))
+        explained = bool(child.verdicts) or any(outcome.state is not JobState.AVAILABLE for outcome in outcomes)
         if suspects:
             how = self._describe(child.exit or Exit(None))
             log.error("child %d died (%s) while %d jobs ran", child.pid, how, len(suspects))
@@ -67,7 +72,7 @@ class Coroner:
                 outcomes += [release(lease) for lease in suspects]
             else:
                 self.suspects.extend(suspects)
-        elif not draining and not child.killed and not (child.dismissed and child.exit and child.exit.code == 0):
+        elif not (draining or child.killed or explained or child.left_in_peace):
             log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
         return outcomes
 
@@ -80,6 +85,15 @@ class Coroner:
         if found.code == -signal.SIGKILL and self._oom_kills > before:
             words += "; the kernel killed for want of memory (see memory.events of its cgroup)"
         return words
+
+    def _spent(self, child: ChildProcess, lease: Lease) -> Outcome | None:
+        """The verdict on a job that the kernel ended because it had used up its CPU time."""
+        if child.limits is None or child.limits.max_cpu is None or child.exit is None:
+            return None
+        if child.exit.code != -signal.SIGXCPU:
+            return None
+        message = f"the attempt used more CPU than its max_cpu of {child.limits.max_cpu:g} s"
+        return self._forced(lease, "TimeoutError", message, "max_cpu")
 
     def next_suspect(self) -> Lease | None:
         """A suspect to run alone."""
@@ -98,28 +112,41 @@ class Coroner:
         verdicts: dict[int | str, Outcome] = {}
         if not notes:
             return verdicts
+        patience = STUBBORN if child.limits is None else STUBBORN_ALONE
         for lease in child.leases.values():
             note = notes.get(number(lease.key))
             if note is None:
                 continue
             asked = child.stops.get(lease.key)
-            if asked is not None and now - asked[0] > STUBBORN:
+            if asked is not None and now - asked[0] > patience:
                 verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
-            elif note.deadline and now_ns > note.deadline + STUBBORN * 1e9:
-                verdicts[lease.key] = self._timed_out(lease, (note.deadline - note.started) / 1e9)
+            elif note.deadline and now_ns > note.deadline + patience * 1e9:
+                timeout = (note.deadline - note.started) / 1e9
+                verdicts[lease.key] = self._forced(
+                    lease, "TimeoutError", f"the attempt took longer than its timeout of {timeout:g} s", "timeout"
+                )
         return verdicts
 
-    def _timed_out(self, lease: Lease, timeout: float) -> Outcome:
+    def overdrawn(self, child: ChildProcess) -> dict[int | str, Outcome]:
+        """Verdicts on a job that has more memory than it may: its child must be killed."""
+        if child.limits is None or child.limits.max_memory is None:
+            return {}
+        used, most = resident(child.pid), child.limits.max_memory
+        if used <= most:
+            return {}
+        message = f"the attempt had {used / _MIB:,.0f} MiB resident, its max_memory is {most / _MIB:,.0f} MiB"
+        return {lease.key: self._forced(lease, "MemoryError", message, "max_memory") for lease in child.leases.values()}
+
+    def _forced(self, lease: Lease, kind: str, message: str, reason: str) -> Outcome:
+        """A failed attempt that nobody but the supervisor can tell of."""
         attempt = lease.attempts + 1
         own = msgspec.json.decode(lease.options, type=JobOptions) if lease.options else JobOptions()
         task = self.tasks.get(lease.task)
         attempts = own.attempts or (task.attempts if task else 1)
         backoff = Backoff(*own.backoff) if own.backoff else (task.backoff if task else Backoff())
-        decision = Decision(None, "timeout") if attempt >= attempts else Decision(backoff.delay(attempt), "")
-        message = f"the attempt took longer than its timeout of {timeout:g} s and its process was killed"
-        return failure(
-            lease, decision, ErrorInfo(type="TimeoutError", message=message, attempt=attempt, reason="timeout")
-        )
+        decision = Decision(None, reason) if attempt >= attempts else Decision(backoff.delay(attempt), "")
+        message += " and its process was killed"
+        return failure(lease, decision, ErrorInfo(type=kind, message=message, attempt=attempt, reason=reason))
 
 
 def crash(lease: Lease, how: str) -> Outcome:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol
 
+from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import ConfigError
 from mouso.events import Event
-from mouso.job import Charge, Lease, Outcome, Progress
+from mouso.isolation import Limits
+from mouso.job import Charge, Lease, Outcome
 from mouso.worker import WorkerOptions, frames
 from mouso.worker.deaths import Coroner
 from mouso.worker.launch import Exit, describe
+from mouso.worker.memory import resident
+from mouso.worker.nursery import Nursery
 from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
 from mouso.worker.shares import deal
 
-_WATCH = 0.25
+_WATCH = 0.1
 _RESPAWN = (0.1, 10.0)
 _STEADY = 10.0
 _SPARES = 8
+GIVE_BACK = 0.25
+_SCARCE = 1.0
 _DEAF = 1.0
 _HOPELESS = 10.0
 _AFTER_RECALL = 0.05
@@ -37,15 +46,15 @@ class Inbox(Protocol):
     def settle(self, outcomes: list[Outcome]) -> None:
         """Takes outcomes to be stored."""
 
+    def report(self, updates: list[Update]) -> None:
+        """Takes news of running jobs to be stored."""
+
     def look(self) -> None:
         """There is room for more jobs."""
 
 
 class Owner(Protocol):
     """What a fleet asks of its supervisor."""
-
-    def report(self, reports: list[tuple[int | str, int, Progress]]) -> None:
-        """Takes progress to be stored."""
 
     def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a step beside the others; its failure ends the worker."""
@@ -56,24 +65,29 @@ class Fleet:
 
     Args:
         worker: The worker's id.
-        count: How many to keep alive.
+        size: How many to start with.
 
     Attributes:
         hello: What the app registered, from the first child that has loaded it; fails with ``ConfigError`` if none can.
+        size: How many children are to be alive.
         draining: Nothing is started any more.
     """
 
-    def __init__(self, worker: str, options: WorkerOptions, count: int, inbox: Inbox, owner: Owner) -> None:
+    def __init__(self, worker: str, options: WorkerOptions, size: int, inbox: Inbox, owner: Owner) -> None:
         self.hello: asyncio.Future[frames.Hello] = asyncio.get_running_loop().create_future()
         self.draining = False
-        self._worker = worker
+        self.size = size
         self._options = options
-        self._count = count
+        self._nursery = Nursery(worker, options)
         self._inbox = inbox
         self._owner = owner
         self._children: list[ChildProcess] = []
         self._coroner = Coroner()
         self._deaths = 0
+        self._isolated: dict[str, Limits] = {}
+        self._lonely: deque[tuple[Lease, float]] = deque()
+        self._scarce_until = 0.0
+        self._succeeding = False
 
     # -- life
 
@@ -83,9 +97,9 @@ class Fleet:
         Raises:
             ConfigError: The system does not let it.
         """
-        for _ in range(self._count):
-            if not await self._spawn():
-                raise ConfigError(f"the worker cannot start {self._count} processes; see the line above")
+        for _ in range(self.size):
+            if await self._spawn() is None:
+                raise ConfigError(f"the worker cannot start {self.size} processes; see the line above")
 
     async def watch(self) -> None:
         """Kills children whose jobs do not end when they must, or that do not answer; runs until it is cancelled."""
@@ -93,13 +107,15 @@ class Fleet:
             await asyncio.sleep(_WATCH)
             for child in list(self._children):
                 self._listen_to(child)
-                verdicts = self._coroner.overdue(child)
+                verdicts = self._coroner.overdue(child) | self._coroner.overdrawn(child)
                 if verdicts:
                     child.verdicts.update(verdicts)
-                    log.warning(
-                        "child %d is killed: %d of its jobs did not end when asked to", child.pid, len(verdicts)
-                    )
+                    log.warning("child %d is killed because of %d of its jobs", child.pid, len(verdicts))
                     child.kill()
+                most = self._options.max_memory_per_child
+                if most is not None and not child.spare and not child.leaving and resident(child.pid) > most:
+                    self._succeed(child, f"it has more than {most / (1 << 20):,.0f} MiB resident")
+            self._give_back_lonely()
 
     def _listen_to(self, child: ChildProcess) -> None:
         """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
@@ -124,7 +140,8 @@ class Fleet:
         """Starts nothing more; what has not started is given back."""
         self.draining = True
         self._send_all(frames.Drain())
-        self._inbox.settle(self._coroner.release_suspects())
+        self._inbox.settle([*self._coroner.release_suspects(), *(release(lease) for lease, _ in self._lonely)])
+        self._lonely.clear()
 
     def interrupt(self, reason: str) -> None:
         """Asks all running jobs to stop: ``shutdown``, or ``fenced`` when others may run them by now."""
@@ -155,6 +172,7 @@ class Fleet:
         for child in list(self._children):
             child.kill()
             await child.ended()
+        self._nursery.close()
 
     def dump(self) -> None:
         """Makes the children write the stacks of their threads to stderr."""
@@ -184,14 +202,28 @@ class Fleet:
 
     def room(self) -> int:
         """How many more jobs it can take."""
-        return sum(child.room() for child in self._children)
+        room = sum(child.room() for child in self._children)
+        if not self._isolated:
+            return room
+        if SYSTEM.monotonic() < self._scarce_until:
+            room = sum(min(child.room(), max(child.slots - len(child.leases), 0)) for child in self._children)
+        return max(room - len(self._lonely) - self._alone(), 0)
+
+    def _alone(self) -> int:
+        """How many isolated jobs have their process."""
+        return sum(child.limits is not None for child in self._children)
 
     def well_fed(self, seconds: float) -> bool:
         """Whether every child has work waiting for at least so long."""
-        return all(child.well_fed(seconds) for child in self._children)
+        return all(child.well_fed(seconds) for child in self._children if not child.spare)
 
     def place(self, leases: Sequence[Lease]) -> None:
         """Gives jobs to children; what cannot be placed any more is released."""
+        if self._isolated:
+            now = SYSTEM.monotonic()
+            self._lonely.extend((lease, now) for lease in leases if lease.task in self._isolated)
+            leases = [lease for lease in leases if lease.task not in self._isolated]
+            self._isolate_next()
         suspects = [lease for lease in leases if lease.crashes]
         if suspects:
             self._coroner.suspects.extend(suspects)
@@ -221,7 +253,8 @@ class Fleet:
     def held(self) -> list[tuple[int | str, int]]:
         """Key and token of every claim that it knows of."""
         leases = [lease for child in self._children for lease in child.leases.values()]
-        return [(lease.key, lease.token) for lease in (*leases, *self._coroner.suspects)]
+        leases += [*self._coroner.suspects, *(lease for lease, _ in self._lonely)]
+        return [(lease.key, lease.token) for lease in leases]
 
     def fence(self, keys: Collection[int | str]) -> None:
         """Stops jobs that others have taken over."""
@@ -245,13 +278,13 @@ class Fleet:
                 held = child.take(message.outcomes)
                 if any(o.charge is Charge.RELEASE for o in held):
                     child.gave_back()
-                if child.alone is None and (child.spare or self._coroner.suspects):
-                    self._feed_suspect(child)
+                if child.leaving or child.spare or self._coroner.suspects or self._options.max_jobs_per_child:
+                    self._see_off(child)
                 self._inbox.settle(held)
             case frames.Pong():
                 self._inbox.look()  # there may be room in it again
             case frames.Reports():
-                self._owner.report(message.reports)
+                self._inbox.report([Update(key, token, progress) for key, token, progress in message.reports])
             case frames.Hello():
                 self._welcome(child, message)
             case frames.Failed():
@@ -260,35 +293,63 @@ class Fleet:
                 elif self.hello.exception() is None:
                     log.error("child %d cannot start: %s", child.pid, message.message)
 
+    def _see_off(self, child: ChildProcess) -> None:
+        """What follows when a child has ended jobs: another suspect, its end, or its replacement."""
+        most = self._options.max_jobs_per_child
+        if child.leaving or child.limits is not None:
+            child.leave()
+        elif child.alone is None and (child.spare or self._coroner.suspects):
+            self._feed_suspect(child)
+        elif most is not None and child.jobs >= most:
+            self._succeed(child, f"it has run {child.jobs:,} jobs")
+
     def _welcome(self, child: ChildProcess, hello: frames.Hello) -> None:
         if self.draining:
             child.dismiss()
             return
         child.ready = True
+        child.arrived.set()
+        self._coroner.tasks = hello.tasks
+        self._isolated = {name: info.limits for name, info in hello.tasks.items() if info.limits is not None}
         if not self.hello.done():
-            self._coroner.tasks = hello.tasks
             self.hello.set_result(hello)
+            if self._isolated:
+                self._owner.start(self._prepare)
         else:
             self._feed_suspect(child)
             self._inbox.look()
 
     # -- birth and death
 
-    async def _spawn(self, *, spare: bool = False) -> bool:
-        """Starts a child; returns False, and says so, if the system does not let it."""
+    async def _spawn(self, *, spare: bool = False, job: Lease | None = None) -> ChildProcess | None:
+        """Starts a child; returns None, and says so, if the system does not let it.
+
+        Args:
+            job: It is made for this isolated job.
+        """
         child: ChildProcess | None = None
         try:
-            child = ChildProcess(self._worker, self._options, self._heard, self._exited, spare=spare)
+            if job is None:
+                child = ChildProcess(self._options.concurrency, self._heard, self._exited, spare=spare)
+            else:
+                limits = self._isolated.get(job.task, Limits())
+                child = ChildProcess(1, self._heard, self._exited, spare=True, limits=limits)
+                child.alone, child.leases[job.key] = job.key, job
             self._children.append(child)
-            await child.spawn()
+            await child.spawn(self._nursery.bear)
+            if job is not None:
+                child.assign([job])
         except (OSError, RuntimeError, MemoryError) as error:
             log.error("a child cannot be started: %s", one_line(error))
+            self._deaths += 1
             if child is not None:
                 self._children.remove(child)
+                self._inbox.settle([release(lease) for lease in child.leases.values()])
                 child.close()
-            self._deaths += 1
-            return False
-        return True
+            return None
+        if self.draining:
+            child.kill()
+        return child
 
     def _exited(self, child: ChildProcess) -> None:
         """Settles what a dead child held and replaces it."""
@@ -302,33 +363,80 @@ class Fleet:
         if self.hello.exception() is not None:
             child.close()
             return
-        worked = bool(child.leases)
+        child.arrived.set()
+        worked = child.ready and bool(child.leases)
         outcomes = self._coroner.examine(child, draining=self.draining)
         child.close()
         self._inbox.settle(outcomes)
         if not self.draining:
             lived = SYSTEM.monotonic() - child.started
             # Only deaths that no job explains may be those of an app that cannot live: they are slowed down.
-            self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
-            if not child.spare:
+            if not child.dismissed:
+                self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
+            if not child.spare and not child.leaving:
                 self._owner.start(self._respawn)
             self._owner.start(self._spawn_spares)
+            self._isolate_next()
+            self._inbox.look()
 
     async def _respawn(self) -> None:
         await self._calm_down()
-        while not self.draining and not await self._spawn():
+        while not self.draining and await self._spawn() is None:
             await self._calm_down()
+
+    def _succeed(self, child: ChildProcess, why: str) -> None:
+        """Replaces a child between jobs: it ends when its successor can work. One after the other."""
+        if not self._succeeding and not self.draining:
+            self._succeeding = True
+            log.info("child %d is replaced: %s", child.pid, why)
+            self._owner.start(lambda: self._replace(child))
+
+    async def _replace(self, child: ChildProcess) -> None:
+        try:
+            successor = await self._spawn()
+            if successor is None:
+                await self._calm_down()
+                return
+            await successor.arrived.wait()
+            if successor.ready:
+                child.leave()
+        finally:
+            self._succeeding = False
 
     async def _calm_down(self) -> None:
         """Waits a while after deaths that no job explains, longer after each."""
         if self._deaths > 1:
             await asyncio.sleep(min(_RESPAWN[0] * 2 ** min(self._deaths - 2, 20), _RESPAWN[1]))
 
+    # -- isolated jobs
+
+    async def _prepare(self) -> None:
+        """Makes the template before it is needed, so that the first isolated job starts as fast as the others."""
+        with contextlib.suppress(OSError):
+            await self._nursery.prepare()
+
+    def _isolate_next(self) -> None:
+        """Starts processes for isolated jobs, as many as there are slots."""
+        most = self.size * self._options.concurrency
+        for _ in range(min(len(self._lonely), most - self._alone())):
+            lease, _ = self._lonely.popleft()
+            self._owner.start(partial(self._isolate, lease))
+
+    async def _isolate(self, lease: Lease) -> None:
+        await self._spawn(job=lease)
+
+    def _give_back_lonely(self) -> None:
+        """Gives back isolated jobs that found no slot in time."""
+        now = SYSTEM.monotonic()
+        while self._lonely and now - self._lonely[0][1] > GIVE_BACK:
+            self._scarce_until = now + _SCARCE
+            self._inbox.settle([release(self._lonely.popleft()[0])])
+
     # -- suspects
 
     def _feed_suspect(self, child: ChildProcess) -> None:
         """Gives an empty child one of the jobs under which another died, and nothing beside it."""
-        if child.ready and not child.leases and not self.draining:
+        if child.ready and not child.leases and not self.draining and child.limits is None:
             suspect = self._coroner.next_suspect()
             if suspect is not None:
                 child.alone = suspect.key
@@ -342,8 +450,8 @@ class Fleet:
         for child in self._children:
             if self._coroner.suspects and not child.spare:
                 self._feed_suspect(child)
-        spares = sum(child.spare for child in self._children)
+        spares = sum(child.spare and child.limits is None for child in self._children)
         for _ in range(min(len(self._coroner.suspects), _SPARES) - spares):
-            if not await self._spawn(spare=True):
+            if await self._spawn(spare=True) is None:
                 self._owner.start(self._spawn_spares)
                 return

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from mouso.events import Event
+from mouso.isolation import Limits
 from mouso.job import Lease, Outcome, Progress
 from mouso.retry import Backoff
 
@@ -29,6 +30,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     attempts: int
     backoff: Backoff
+    limits: Limits | None = None
 
 
 # -- supervisor to child

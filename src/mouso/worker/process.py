@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from mouso.clock import SYSTEM
 from mouso.config import one_line
+from mouso.isolation import Limits
 from mouso.job import TRANSITIONS, Charge, JobState, Lease, Outcome
-from mouso.worker import WorkerOptions, frames
+from mouso.worker import frames
 from mouso.worker.board import Board, number
-from mouso.worker.launch import Exit, Process, Spawned
+from mouso.worker.launch import Exit, Process
 from mouso.worker.proof import process_state
 
 READ_AHEAD = 0.05
@@ -33,6 +32,9 @@ _SPEECHLESS = 1.0
 _QUIET = 1.0
 _ENDS = frozenset(TRANSITIONS[JobState.RUNNING])
 
+Bear = Callable[[int, int, int, Limits | None], Awaitable[Process]]
+"""Starts a process, given the descriptors of its socket and board, its slots and its limits."""
+
 log = logging.getLogger("mouso.worker")
 
 
@@ -40,35 +42,41 @@ class ChildProcess(asyncio.BufferedProtocol):
     """One child: its process, its socket, and the claims it holds.
 
     Args:
-        worker: The id of the worker; it stands in the process's command line.
+        slots: Jobs at once.
         on_message: Called with the child and each message.
         on_exit: Called once, with the child, when the process has ended.
-        spare: It runs suspects only, and ends after them.
+        spare: It runs jobs alone, and ends after them.
+        limits: It runs one job alone, within these.
 
     Attributes:
         leases: Its claims that have no outcome yet, by key.
         ready: Whether it has said ``Hello``.
+        arrived: Set when it is ready, or has ended before it was.
         alone: The suspect that it runs by itself.
         verdicts: Outcomes decided for jobs because of which it was killed.
         killed: Whether the supervisor killed it for a reason that its running jobs have not to answer for.
         exit: How it ended; None while it lives.
         gone: Whether its death was handled.
         dismissed: Whether it was told to end.
+        leaving: Whether it gets nothing more and ends after what it holds.
+        jobs: How many it has ended.
         deaf: Whether it has not answered and was relieved of what it had not started.
         stops: When which job was asked to stop, and why.
     """
 
     def __init__(
         self,
-        worker: str,
-        options: WorkerOptions,
+        slots: int,
         on_message: Callable[[ChildProcess, frames.ToSupervisor], None],
         on_exit: Callable[[ChildProcess], None],
         *,
         spare: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         self.started = SYSTEM.monotonic()
+        self.slots = slots
         self.spare = spare
+        self.limits = limits
         self.leases: dict[int | str, Lease] = {}
         self._arrivals: dict[int | str, int] = {}
         self._arrived = 0
@@ -77,14 +85,13 @@ class ChildProcess(asyncio.BufferedProtocol):
         self.verdicts: dict[int | str, Outcome] = {}
         self.killed = False
         self.gone = False
-        self.dismissed = self.deaf = False
+        self.dismissed = self.deaf = self.leaving = False
+        self.jobs = 0
         self._broken = False
         self._heard = self.started
         self._asked: float | None = None
         self.stops: dict[int | str, tuple[float, str]] = {}
-        self.board = Board.create(2 * options.concurrency)
-        self._worker = worker
-        self._options = options
+        self.board = Board.create(2 * slots)
         self._on_message = on_message
         self._on_exit = on_exit
         self._splitter = frames.Splitter()
@@ -97,30 +104,24 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._no_ahead_until = 0.0
         self._transport: asyncio.WriteTransport | None = None
         self._lost = asyncio.Event()
+        self.arrived = asyncio.Event()
         self.exit: Exit | None = None
         self._process: Process | None = None
         self._waiter: asyncio.Task[None] | None = None
 
-    async def spawn(self) -> None:
-        """Starts the process."""
-        options = self._options
+    async def spawn(self, bear: Bear) -> None:
+        """Starts the process.
+
+        Raises:
+            OSError: The system does not let it.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [
-                sys.executable,
-                "-P",  # or a file called random.py in the current directory would stand in for the library's
-                "-m",
-                "mouso.worker.child",
-                self._worker,
-                str(theirs.fileno()),
-                str(self.board.descriptor),
-                str(options.concurrency),
-                str(options.grace),
-                options.log_level,
-                options.app,
-                options.folder or os.getcwd(),
-            ]
-            self._process = Spawned(command, (theirs.fileno(), self.board.descriptor))
+            try:
+                self._process = await bear(theirs.fileno(), self.board.descriptor, self.slots, self.limits)
+            except BaseException:
+                ours.close()
+                raise
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         self._transport = transport
         self._waiter = asyncio.create_task(self._wait())
@@ -177,9 +178,15 @@ class ChildProcess(asyncio.BufferedProtocol):
             self.send(frames.Ping())
         return 0.0
 
+    def leave(self) -> None:
+        """Lets it end after what it holds; it gets nothing more."""
+        self.leaving = True
+        if not self.leases:
+            self.dismiss()
+
     def dismiss(self) -> None:
         """Tells it to end."""
-        self.dismissed = True
+        self.dismissed = self.leaving = True
         self.send(frames.Exit())
 
     def send(self, message: frames.ToChild) -> None:
@@ -202,7 +209,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         return True
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends it at once, or as soon as it has been started."""
         self.killed = True
         self._signal(signal.SIGKILL)
 
@@ -222,6 +229,11 @@ class ChildProcess(asyncio.BufferedProtocol):
     def stopped(self) -> bool:
         """Whether somebody has stopped it with a signal."""
         return process_state(self.pid) == "T"
+
+    @property
+    def left_in_peace(self) -> bool:
+        """Whether it has ended because it was told to."""
+        return self.dismissed and self.exit is not None and self.exit.code == 0
 
     def close(self) -> None:
         """Lets go of socket and board."""
@@ -254,6 +266,7 @@ class ChildProcess(asyncio.BufferedProtocol):
             held.append(outcome)
         ran = [o.run_seconds for o in held if o.charge is not Charge.RELEASE]
         self._ended += len(ran)
+        self.jobs += len(ran)
         self._run_seconds += sum(ran)
         self._busy += now - self._busy_since
         self._busy_since = now
@@ -271,7 +284,7 @@ class ChildProcess(asyncio.BufferedProtocol):
     def take_back(self) -> list[Lease]:
         """Takes what it has not started off its claims; to be called a moment after ``board.recalled`` was set."""
         reached = max(self.board.arrivals(), default=0)
-        back = [lease for lease in self.leases.values() if self._arrivals[lease.key] > reached]
+        back = [lease for lease in self.leases.values() if self._arrivals.get(lease.key, 0) > reached]
         for lease in back:
             del self.leases[lease.key], self._arrivals[lease.key]
         return back
@@ -279,7 +292,7 @@ class ChildProcess(asyncio.BufferedProtocol):
     def unreported(self) -> list[Lease]:
         """The claims that were the last in their slots and have no outcome, whether they run or have ended."""
         last = set(self.board.arrivals())
-        return [lease for lease in self.leases.values() if self._arrivals[lease.key] in last]
+        return [lease for lease in self.leases.values() if self._arrivals.get(lease.key) in last]
 
     def gave_back(self) -> None:
         """It had more than it could start: for a while it gets no more than it is seen to run."""
@@ -287,19 +300,19 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def well_fed(self, seconds: float) -> bool:
         """Whether it has no free slot and waiting jobs for at least so long."""
-        return len(self.leases) >= self._options.concurrency + max(self._rate * seconds, 1)
+        return len(self.leases) >= self.slots + max(self._rate * seconds, 1)
 
     def room(self) -> int:
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""
-        if not self.ready or self.spare or self.alone is not None or self.deaf:
+        if not self.ready or self.spare or self.alone is not None or self.deaf or self.leaving:
             return 0
         if SYSTEM.monotonic() < self._no_ahead_until:
             capacity = len(self.board.read()) or 1
         elif self._mean < READ_AHEAD:
-            rate = min(self._rate, self._options.concurrency / max(self._mean, 1e-6))
-            capacity = self._options.concurrency + min(int(rate * READ_AHEAD), MOST_AHEAD)
+            rate = min(self._rate, self.slots / max(self._mean, 1e-6))
+            capacity = self.slots + min(int(rate * READ_AHEAD), MOST_AHEAD)
         else:
-            capacity = self._options.concurrency
+            capacity = self.slots
         return max(capacity - len(self.leases), 0)
 
 

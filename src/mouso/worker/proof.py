@@ -40,16 +40,13 @@ def process_state(pid: int) -> str:
 
 
 def orphans(worker: str) -> list[int]:
-    """The pids of living children of the worker with this id, which stands in their command line."""
+    """The pids of living processes of the worker with this id, which stands in their command line."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             words = _read(f"/proc/{entry.name}/cmdline").split("\0")
-            if (
-                "mouso.worker.child" in words
-                and worker in words
-                and process_state(int(entry.name)) not in ("", "Z", "X")
-            ):
+            ours = worker in words and {"mouso.worker.child", "mouso.worker.template"}.intersection(words)
+            if ours and process_state(int(entry.name)) not in ("", "Z", "X"):
                 found.append(int(entry.name))
     return found
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from mouso.brokers.base import BATCH, Broker, Want
+from mouso.brokers.base import BATCH, Broker, Update, Want
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, ConfigError
 from mouso.job import Outcome
@@ -104,6 +104,7 @@ class Pump:
         self._tasks: frozenset[str]
         self._on_settled: Callable[[list[Outcome]], None] | None
         self._outcomes: list[Outcome] = []
+        self._updates: list[Update] = []
         self._unsettled = 0
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
@@ -131,6 +132,11 @@ class Pump:
         self._outcomes += outcomes
         self._news.set()
 
+    def report(self, updates: list[Update]) -> None:
+        """Takes news of running jobs to be stored: before what they end with, or it would come too late."""
+        self._updates += updates
+        self._news.set()
+
     def look(self) -> None:
         """Asks for an exchange: there may be room or work."""
         self._news.set()
@@ -142,7 +148,7 @@ class Pump:
     @property
     def empty(self) -> bool:
         """Whether every outcome is stored."""
-        return not self._outcomes and not self._unsettled
+        return not self._outcomes and not self._unsettled and not self._updates
 
     async def run(self) -> None:
         """Exchanges for as long as it is not cancelled."""
@@ -168,6 +174,8 @@ class Pump:
         """One exchange; returns whether another one at once is worth while."""
         if self._doubt or (SYSTEM.monotonic() - self._agreed > _AGREE and self._fleet.busy):
             await self._agree()
+        if self._updates:
+            await self._report()
         outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
         limit = min(self._fleet.room(), BATCH) if self.claiming else 0
         if not outcomes and not limit:
@@ -189,6 +197,15 @@ class Pump:
         self._fleet.place(exchange.leases)
         full = len(exchange.leases) == limit > 0
         return bool(self._outcomes) or (full and self._fleet.room() > 0) or bool(exchange.parked)
+
+    async def _report(self) -> None:
+        updates, self._updates = self._updates, []
+        try:
+            fenced = await self._line.call(self._line.broker.report, self._worker, updates)
+        except Broken:
+            self._updates[:0] = updates
+            raise
+        self._fleet.fence(fenced)
 
     async def _agree(self) -> None:
         """Compares with the store what runs here: claims that got lost on their way go back, lost jobs are stopped."""

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from mouso.brokers import connect
-from mouso.brokers.base import Retention, Update, WorkerInfo
+from mouso.brokers.base import Retention, WorkerInfo
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
-from mouso.job import JobState, Outcome, Progress
+from mouso.job import JobState, Outcome
 from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions
 from mouso.worker.arenas import share_arenas
@@ -94,7 +94,6 @@ class Supervisor:
         self._pump: Pump
         self._retention: Retention
         self._info: WorkerInfo
-        self._reporting = asyncio.Lock()
         self._renewed = 0
         self._fenced_at: float | None = None
         self._watchdog: Watchdog
@@ -337,18 +336,6 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         return False
-
-    # -- what the fleet asks for
-
-    def report(self, reports: list[tuple[int | str, int, Progress]]) -> None:
-        """Takes progress to be stored."""
-        updates = [Update(key, token, progress) for key, token, progress in reports]
-        self.start(lambda: self._report(updates))
-
-    async def _report(self, updates: list[Update]) -> None:
-        async with self._reporting:  # one after the other, or an older progress could end up over a newer one
-            with contextlib.suppress(Broken):
-                self._fleet.fence(await self._line.call(self._line.broker.report, self._id, updates))
 
     # -- events
 

@@ -76,9 +76,13 @@ class Bells:
             except OSError:
                 ear.close()
                 raise
+            try:
+                return Listener(ear, os.path.join(self._folder, name))
+            except OSError:
+                ear.close()
+                raise
         except OSError:
             return None
-        return Listener(ear, os.path.join(self._folder, name))
 
     def _list(self, changed: int) -> None:
         with self._lock:
@@ -89,7 +93,10 @@ class Bells:
             for name in self._lines.keys() - names:
                 self._lines.pop(name).close()
             for name in names - self._lines.keys():
-                line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                try:
+                    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                except OSError:  # no descriptor left: nobody is woken, all find the job by looking
+                    return
                 line.setblocking(False)
                 try:
                     with self._address(name) as address:

@@ -18,9 +18,9 @@ def work_waits(tx: sqlite3.Connection, now: int) -> bool:
     """Whether ``promote`` has anything to do; a look that takes no write lock."""
     return (
         tx.execute(
-            "SELECT 1 FROM mouso_live WHERE due IS NOT NULL AND due <= ?1 UNION ALL SELECT 1 FROM mouso_live"
-            " WHERE expires_at IS NOT NULL AND expires_at <= ?1 AND state <> 'running' LIMIT 1",
-            (now,),
+            "SELECT 1 FROM mouso_live WHERE due IS NOT NULL AND due <= ? UNION ALL SELECT 1 FROM mouso_live"
+            " WHERE expires_at IS NOT NULL AND expires_at <= ? AND state <> 'running' LIMIT 1",
+            (now, now),
         ).fetchone()
         is not None
     )

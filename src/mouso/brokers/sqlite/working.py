@@ -269,9 +269,9 @@ def _unpark(tx: sqlite3.Connection, tasks: Sequence[str]) -> None:
         return
     for task in tasks:
         seqs = tx.execute(
-            "DELETE FROM mouso_parked WHERE task = ?1 AND seq IN"
-            " (SELECT seq FROM mouso_parked WHERE task = ?1 LIMIT ?2) RETURNING seq",
-            (task, _UNPARK_AT_ONCE),
+            "DELETE FROM mouso_parked WHERE task = ? AND seq IN"
+            " (SELECT seq FROM mouso_parked WHERE task = ? LIMIT ?) RETURNING seq",
+            (task, task, _UNPARK_AT_ONCE),
         ).fetchall()
         tx.executemany("UPDATE mouso_live SET state = 'available' WHERE seq = ? AND state = 'parked'", seqs)
 

@@ -1,0 +1,151 @@
+"""A process that has imported the app and is copied: a fork starts in milliseconds, and shares the app's memory.
+
+    python -m mouso.worker.template WORKER CONTROL LOG_LEVEL APP FOLDER
+
+It runs no job, has one thread and opens nothing, so its copies start from a state that is fit to be copied. An app
+that starts threads when it is imported has no such state, and no template.
+
+Over a socket of whole messages (``SOCK_SEQPACKET``) the supervisor sends ``Fork`` with the child's socket and board;
+the template answers ``Born``, with a descriptor of the process, and later ``Ended``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mouso.errors import BrokerError, ConfigError
+from mouso.isolation import Limits
+from mouso.loading import load_app
+from mouso.observe.logs import log_to_stderr
+from mouso.worker import child
+from mouso.worker.arenas import share_arenas
+
+MAX_MESSAGE = 64 << 10
+
+
+class Fork(msgspec.Struct, tag="fork", array_like=True):
+    """Make a child with so many slots."""
+
+    slots: int
+    grace: float
+    limits: Limits | None
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True):
+    """The app is imported."""
+
+
+class Unfit(msgspec.Struct, tag="unfit", array_like=True):
+    """There is nothing to copy, and why."""
+
+    why: str
+
+
+class Born(msgspec.Struct, tag="born", array_like=True):
+    """A child was made; its pidfd comes with the message."""
+
+    pid: int
+
+
+class Ended(msgspec.Struct, tag="ended", array_like=True):
+    """A child has ended, with this exit code (negative for a signal) and most KiB resident."""
+
+    pid: int
+    code: int
+    max_rss: int
+
+
+FromTemplate = Ready | Unfit | Born | Ended
+
+encode = msgspec.msgpack.Encoder().encode
+from_template = msgspec.msgpack.Decoder(FromTemplate)
+_fork = msgspec.msgpack.Decoder(Fork)
+
+
+def main(arguments: list[str]) -> int:
+    """The process's entry."""
+    _, control_descriptor, level, path, folder = arguments
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    share_arenas()
+    log_to_stderr(level)
+    os.set_inheritable(int(control_descriptor), False)
+    control = socket.socket(fileno=int(control_descriptor))
+    try:
+        load_app(path, folder=Path(folder))
+    except (ConfigError, BrokerError) as error:
+        control.send(encode(Unfit(str(error)))[:MAX_MESSAGE])
+        return 2
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        control.send(encode(Unfit(f"importing {path} starts {threads - 1} threads, which a copy would not have")))
+        return 2
+    gc.collect()
+    gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
+    control.send(encode(Ready()))
+    return _serve(control, path, folder)
+
+
+def _serve(control: socket.socket, path: str, folder: str) -> int:
+    """Makes children until the supervisor is gone. In a child it does not return, but ends the process."""
+    waking, wake = os.pipe()
+    for descriptor in (waking, wake):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(waking, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if waking in ready:
+            os.read(waking, 4096)
+            _report_ended(control)
+        if control.fileno() in ready:
+            data, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, 2)
+            if not data:
+                return 0  # the supervisor is gone
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(waking)
+                os.close(wake)
+                sys.exit(_become_child(_fork.decode(data), descriptors, path, folder))
+            for descriptor in descriptors:
+                os.close(descriptor)
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(control, [encode(Born(pid))], [pidfd])
+            os.close(pidfd)
+
+
+def _become_child(fork: Fork, descriptors: list[int], path: str, folder: str) -> int:
+    os.setsid()
+    sock, board = descriptors
+    return child.serve(path, folder, sock, board, fork.slots, fork.grace, fork.limits)
+
+
+def _report_ended(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
