@@ -28,6 +28,7 @@ from mouso.errors import (
 )
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState
+from mouso.keys import Key
 from mouso.retry import constant, exponential
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "JobRejected",
     "JobState",
     "JobUnknown",
+    "Key",
     "Mouso",
     "MousoError",
     "Retry",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 from itertools import islice
@@ -21,9 +21,12 @@ from mouso.errors import CapabilityError, ConfigError, OptionError
 from mouso.events import EventBus, Handler
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
+from mouso.keys import Key, read_keys
 from mouso.middleware import Middleware
 from mouso.options import Options
 from mouso.producer import Producer
+from mouso.redaction import Redaction
+from mouso.signing import trusting
 from mouso.task import AsyncTask, Task
 from mouso.waiting import Listener
 
@@ -81,6 +84,17 @@ class Mouso:
         keep_dead: How long dead jobs are kept.
         max_finished, max_dead: How many of them at most.
         enqueue_timeout: Total deadline of an enqueue.
+        log_lines: How many of the last lines of ``ctx.log`` stay with each run, 0..10,000; 0 keeps none.
+        log_bytes: How many bytes of text in all, up to 1 MiB.
+        keys: Keys, or their texts, see ``mouso.keys.read_keys``; default: those of ``$MOUSO_KEYS``, else none. With
+            keys, jobs are signed, and workers run signed jobs only.
+        encrypt: Encrypt arguments and results, with the first key that can.
+        accept_unsigned: Run jobs without a signature too, while a system is moved to keys.
+        signed_for: How long a signature holds, from when the job is enqueued or due; a job with ``expires=`` is
+            signed until then.
+        allow_pickle: Let tasks choose ``codec="pickle"``; takes keys.
+        redact: Patterns of names whose values listings and logs do not show, beside ``mouso.redaction.HIDDEN``; False
+            shows all.
 
     Raises:
         ConfigError: The URL or a setting cannot be used.
@@ -98,6 +112,14 @@ class Mouso:
         max_finished: int = 1_000_000,
         max_dead: int = 100_000,
         enqueue_timeout: Duration = 5.0,
+        log_lines: int = 100,
+        log_bytes: int = 16 << 10,
+        keys: Sequence[Key | str] | Key | str | None = None,
+        encrypt: bool = False,
+        accept_unsigned: bool = False,
+        signed_for: Duration = "30d",
+        allow_pickle: bool = False,
+        redact: Sequence[str] | bool = (),
     ) -> None:
         self.name = name
         caller = sys._getframe(1).f_globals.get("__name__")
@@ -109,6 +131,10 @@ class Mouso:
         for name_, count in (("max_finished", max_finished), ("max_dead", max_dead)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise ConfigError(f"{name_}={count!r:.80} is no number of jobs; use a whole number from 0")
+        for name_, count, most in (("log_lines", log_lines, 10_000), ("log_bytes", log_bytes, 1 << 20)):
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= most:
+                raise ConfigError(f"{name_}={count!r:.80} is out of range; use a whole number from 0 to {most:,}")
+        self.log_lines, self.log_bytes = log_lines, log_bytes
         try:
             self.retention = Retention(
                 finished=millis(keep_finished, "keep_finished"),
@@ -117,13 +143,19 @@ class Mouso:
                 max_dead=max_dead,
             )
             timeout = millis(enqueue_timeout, "enqueue_timeout") / 1000
+            validity = millis(signed_for, "signed_for")
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.tasks: dict[str, Task[..., Any]] = {}
         self.events = EventBus()
         self.middlewares: list[Middleware] = []
         self.lifespans: list[Lifespan] = []
-        self.producer = Producer(lambda: self.broker, timeout)
+        self.redaction = Redaction(redact)
+        self.trust = trusting(
+            read_keys(keys), encrypt=encrypt, accept_unsigned=accept_unsigned, signed_for=validity, pickle=allow_pickle
+        )
+        self.allow_pickle = allow_pickle
+        self.producer = Producer(lambda: self.broker, timeout, sign=self.trust.sign if self.trust else None)
         self.listener = Listener(lambda: self.broker)
         self._broker: Broker | None = None
         self._connecting = threading.Lock()

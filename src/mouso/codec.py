@@ -4,6 +4,9 @@ The arguments of a call are bound to the parameters' names, so the stored form (
 does not depend on how the call was written. Parameters left at their default are left out: the worker's own default
 applies. What a producer encodes it also decodes and compares at once, so a value that the annotation cannot restore
 is refused where it can still be mended. That check costs about 0.5 µs a call.
+
+Pickle (``mouso.pickling``) is for apps that allow it and have keys: its bytes reach this module after their signature
+was checked.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -37,8 +40,12 @@ from mouso.errors import (
     shown,
 )
 
+if TYPE_CHECKING:
+    from mouso.pickling import PickledCalls
+
 Codec = Literal["json", "msgpack"]
 CODECS: tuple[str, ...] = get_args(Codec)
+PICKLE = "pickle"
 MAX_DEPTH = 200
 """How deep arguments and results may be nested: far less than what ends in a RecursionError, here or in a worker."""
 
@@ -89,12 +96,22 @@ class Signature:
         name: The task's name, for messages.
         function: The function.
         injected: Parameters that the worker fills in by itself.
+        hides: Whether the value of a parameter of this name must not be told in an error.
+        pickle: Whether the app allows to unpickle what a key has signed.
 
     Raises:
         ConfigError: The function's signature cannot be read, or an annotation cannot be restored from JSON.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], injected: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        injected: frozenset[str] = frozenset(),
+        *,
+        hides: Callable[[str], bool] = lambda name: False,
+        pickle: bool = False,
+    ) -> None:
         self.name = name
         try:
             signature = inspect.signature(function)
@@ -111,6 +128,8 @@ class Signature:
         self._signature = signature.replace(parameters=parameters)
         self._kinds = {p.name: p.kind for p in parameters}
         self._names = tuple(self._kinds)
+        self._hidden = frozenset(filter(hides, self._names))
+        self._pickled = _pickled_calls(self._signature) if pickle else None
         self._adapters: dict[str, _Adapter] = {}
         self._hints = {p.name: self._hint(p, hints.get(p.name, Any)) for p in parameters}
         self._unresolved = {p.name: p.annotation for p in parameters if _is_unresolved(p, self._hints)}
@@ -175,15 +194,14 @@ class Signature:
             bound = self._args(*args, **kwargs) if self._flat else self._bind(args, kwargs)
         except TypeError:
             bound = self._bind(args, kwargs)  # the standard library words it better
+        if codec == PICKLE:
+            return self._pickle(args, kwargs, limit)
         try:
             wire = bound if not self._adapters else self._dump(bound)
             payload = _ENCODERS[codec].encode(wire)
             size = len(payload)
             if size > limit:
-                raise PayloadTooLarge(
-                    f"task {self.name}: the arguments take {size:,} bytes, the limit is {limit:,}; "
-                    "store the data elsewhere and pass its key, or raise payload_limit"
-                )
+                raise self._too_large(size, limit)
             if size > MAX_DEPTH and _is_deep(payload, codec, wire):
                 raise RecursionError
             restored = self._decoders[codec].decode(payload)
@@ -198,6 +216,26 @@ class Signature:
         except Exception as error:
             raise self._explain(bound, codec, error) from None
         return payload
+
+    def _too_large(self, size: int, limit: int) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"task {self.name}: the arguments take {size:,} bytes, the limit is {limit:,}; "
+            "store the data elsewhere and pass its key, or raise payload_limit"
+        )
+
+    def _pickle(self, args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
+        try:
+            payload = self._require_pickle().encode(args, kwargs)
+        except Exception as error:
+            raise ArgumentError(f"task {self.name}: the arguments cannot be pickled: {self._told(error)}") from None
+        if len(payload) > limit:
+            raise self._too_large(len(payload), limit)
+        return payload
+
+    def _told(self, error: BaseException, name: str | None = None) -> str:
+        """What an error says of an argument (of any, by default), without its value if that is hidden."""
+        hidden = self._hidden if name is None else name in self._hidden
+        return _without_values(error) if hidden else _first_line(error)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         try:
@@ -218,7 +256,7 @@ class Signature:
                 try:
                     dumped[name] = adapter.dump(value)
                 except Exception as error:
-                    raise ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(error)}") from None
+                    raise ArgumentError(f"task {self.name}: argument {name!r}: {self._told(error, name)}") from None
         return msgspec.structs.replace(bound, **dumped)
 
     def _explain(self, bound: Any, codec: str, error: Exception) -> ArgumentError:
@@ -231,8 +269,8 @@ class Signature:
                 restored = _decoder(hint, codec).decode(_ENCODERS[codec].encode(value))
                 bool(restored == value)
             except Exception as own:
-                return ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(own)}")
-        return ArgumentError(f"task {self.name}: the arguments cannot be encoded: {_first_line(error)}")
+                return ArgumentError(f"task {self.name}: argument {name!r}: {self._told(own, name)}")
+        return ArgumentError(f"task {self.name}: the arguments cannot be encoded: {self._told(error)}")
 
     def _compare(self, bound: Any, restored: Any) -> None:
         for name in self._names:
@@ -246,7 +284,7 @@ class Signature:
             except RecursionError:
                 raise
             except Exception as error:
-                raise ArgumentError(f"task {self.name}: argument {name!r}: {_first_line(error)}") from None
+                raise ArgumentError(f"task {self.name}: argument {name!r}: {self._told(error, name)}") from None
             if not same:
                 raise ArgumentError(
                     f"task {self.name}: argument {name!r}: {_kind(before)} would arrive as {_kind(after)}; "
@@ -261,8 +299,11 @@ class Signature:
             )
         return "annotate the parameter with the type you pass"
 
-    def decode(self, payload: bytes, codec: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    def decode(self, payload: bytes, codec: str, *, discreet: bool = False) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Decodes stored arguments into the task's own types.
+
+        Args:
+            discreet: Leave values out of the error.
 
         Returns:
             Positional and keyword arguments for the function.
@@ -272,7 +313,7 @@ class Signature:
         """
         decoder = self._decoders.get(codec)
         if decoder is None:
-            raise BadPayload(f"the payload's codec {shown(codec)} is unknown")
+            return self._unpickle(payload, codec)
         try:
             arguments = decoder.decode(payload)
             if not self._positional:
@@ -286,6 +327,8 @@ class Signature:
         except RecursionError:
             raise BadPayload("the payload is nested too deeply") from None
         except Exception as error:
+            if discreet or self._hidden:
+                raise BadPayload(f"the payload does not fit task {self.name}: {_without_values(error)}") from None
             raise BadPayload(
                 f"the payload does not fit task {self.name}: {_first_line(error)} (starts {_preview(payload)})"
             ) from None
@@ -313,6 +356,20 @@ class Signature:
                 args.append(value)
         return args, kwargs
 
+    def _unpickle(self, payload: bytes, codec: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if codec != PICKLE:
+            raise BadPayload(f"the payload's codec {shown(codec)} is unknown")
+        pickled = self._require_pickle()
+        try:
+            return pickled.decode(payload)
+        except Exception as error:
+            raise BadPayload(f"the pickled payload does not fit task {self.name}: {self._told(error)}") from None
+
+    def _require_pickle(self) -> PickledCalls:
+        if self._pickled is None:
+            raise BadPayload("the payload's codec 'pickle' is unknown to an app without allow_pickle=True")
+        return self._pickled
+
     # -- results
 
     def encode_result(self, value: Any, codec: str, limit: int) -> bytes | None:
@@ -323,6 +380,8 @@ class Signature:
         """
         if value is None:
             return None
+        if codec == PICKLE:
+            return self._pickle_result(value, limit)
         try:
             encoded = _ENCODERS[codec].encode(value)
             size = len(encoded)
@@ -336,15 +395,27 @@ class Signature:
         except Exception as error:
             raise ResultError(f"the result of task {self.name} cannot be stored: {_first_line(error)}") from None
         if size > limit:
-            raise ResultError(
-                f"the result of task {self.name} takes {size:,} bytes, the limit is {limit:,}; "
-                "store it elsewhere and return its key"
-            )
+            raise self._result_too_large(size, limit)
         if lost:
             raise ResultError(
                 f"the result of task {self.name} holds NaN or Infinity, which JSON cannot; "
                 'return None in its place, or declare the task with codec="msgpack"'
             )
+        return encoded
+
+    def _result_too_large(self, size: int, limit: int) -> ResultError:
+        return ResultError(
+            f"the result of task {self.name} takes {size:,} bytes, the limit is {limit:,}; "
+            "store it elsewhere and return its key"
+        )
+
+    def _pickle_result(self, value: Any, limit: int) -> bytes:
+        try:
+            encoded = self._require_pickle().dumps(value)
+        except Exception as error:
+            raise ResultError(f"the result of task {self.name} cannot be pickled: {_first_line(error)}") from None
+        if len(encoded) > limit:
+            raise self._result_too_large(len(encoded), limit)
         return encoded
 
     def decode_result(self, encoded: bytes | None, codec: str) -> Any:
@@ -356,12 +427,20 @@ class Signature:
         if encoded is None:
             return None
         try:
+            if codec == PICKLE:
+                return self._require_pickle().loads(encoded)
             value = self._result_decoders[codec].decode(encoded)
             return value if self._result_adapter is None else self._result_adapter.load(value)
         except Exception as error:
             raise ResultError(
                 f"the result of task {self.name} does not fit its return annotation: {_first_line(error)}"
             ) from None
+
+
+def _pickled_calls(signature: inspect.Signature) -> PickledCalls:
+    from mouso.pickling import PickledCalls  # pickle is not even imported for those who do not use it
+
+    return PickledCalls(signature)
 
 
 class _Adapter:
@@ -402,6 +481,8 @@ def decode_plain(encoded: bytes | None, codec: str) -> Any:
     """
     if encoded is None:
         return None
+    if codec == PICKLE:
+        raise BadPayload(f"{len(encoded):,} pickled bytes, which are not unpickled to be shown")
     try:
         return _decoder(Any, codec).decode(encoded)
     except Exception as error:
@@ -519,6 +600,16 @@ def _kind(value: Any) -> str:
 
 def _preview(payload: object) -> str:
     return payload[:16].hex(" ") if isinstance(payload, bytes) else shown(payload)
+
+
+_QUOTED = re.compile(r"'[^']*'")
+
+
+def _without_values(error: BaseException) -> str:
+    """What an error says, without what it quotes; of an error that may quote in any way, only its type."""
+    if isinstance(error, msgspec.MsgspecError):
+        return _QUOTED.sub("'…'", _first_line(error))
+    return type(error).__qualname__
 
 
 def _first_line(error: BaseException) -> str:

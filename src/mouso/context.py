@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mouso.clock import SYSTEM, Duration, moment
 from mouso.errors import MousoError, Retry
-from mouso.job import Progress
+from mouso.job import LogLine, Progress, encode_log
 
 T = TypeVar("T")
 F = TypeVar("F", float, None)
 
 _EVERY = 0.1
 """Seconds between the progress reports of ``track``."""
+_LINE = 4 << 10
+"""The most characters of a kept line."""
 _NO_HEADERS: Mapping[str, str] = {}
 _log = logging.getLogger("mouso.job")
 
@@ -34,6 +39,78 @@ class StopRequested(MousoError):
         self.reason = reason
 
 
+class Log:
+    """The last lines that a run logged.
+
+    Args:
+        most: How many lines at most.
+        size: How many bytes of text at most, in all.
+    """
+
+    def __init__(self, most: int, size: int) -> None:
+        self._most = most
+        self._size = size
+        self._lines: deque[LogLine] = deque()
+        self._used = 0
+        self._left_out = 0
+        self._lock = threading.Lock()
+
+    def add(self, line: LogLine) -> None:
+        """Takes a line, and lets go of the oldest if it is one too many."""
+        with self._lock:
+            self._lines.append(line)
+            self._used += len(line.message.encode())
+            while len(self._lines) > self._most or self._used > self._size:
+                self._used -= len(self._lines.popleft().message.encode())
+                self._left_out += 1
+
+    def encoded(self) -> bytes:
+        """The lines as they are stored."""
+        with self._lock:
+            return encode_log(list(self._lines), self._left_out)
+
+
+class Printed(Protocol):
+    """Lines that a run has begun to print."""
+
+    def end(self) -> None:
+        """The run is over: they have ended."""
+
+
+class _JobLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs under ``mouso.job`` with what tells the job, and hands each line to who keeps it."""
+
+    def __init__(self, context: Context, keep: Callable[[LogLine], None] | None) -> None:
+        facts = {"job_id": context.job_id, "task": context.task, "queue": context.queue, "attempt": context.attempt}
+        super().__init__(_log, facts)
+        self._keep = keep
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Adds the job's facts to the caller's ``extra``."""
+        return msg, {**kwargs, "extra": {**(kwargs.get("extra") or {}), **(self.extra or {})}}
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        enabled = self.isEnabledFor(level)
+        if self._keep is not None and (enabled or level >= logging.INFO):
+            self._keep(LogLine(SYSTEM.now(), logging.getLevelName(level), _line(msg, args, kwargs.get("exc_info"))))
+        if enabled:
+            super().log(level, msg, *args, **kwargs | {"stacklevel": kwargs.get("stacklevel", 1) + 1})
+
+
+def _line(msg: object, args: tuple[object, ...], error: object) -> str:
+    """The text of a call of a logger; a call that is wrong must not harm its job."""
+    try:
+        text = logging.LogRecord("", 0, "", 0, msg, args, None).getMessage()
+        if error:
+            found = error if isinstance(error, BaseException) else None
+            text += "\n" + ("".join(traceback.format_exception(found)) if found else traceback.format_exc()).rstrip()
+    except Exception as wrong:
+        text = f"a line that cannot be written: {type(wrong).__name__}"
+    if len(text) > _LINE:
+        text = f"{text[: _LINE // 2]} … {text[-_LINE // 2 :]}"
+    return text.encode("utf-8", "replace").decode()
+
+
 class Context:
     """What a running job knows about itself, and how it reports progress.
 
@@ -48,6 +125,8 @@ class Context:
         token: The claim's fencing token: larger for every later claim. Hand it to stores that can fence.
         headers: What the producer passed as ``headers``.
         key: The broker's handle of the job; for workers.
+        kept: Its last log lines; for workers.
+        printed: What it has printed of lines that have not ended; for workers.
     """
 
     __slots__ = (
@@ -58,8 +137,9 @@ class Context:
         "attempt",
         "headers",
         "job_id",
+        "kept",
         "key",
-        "key",
+        "printed",
         "queue",
         "task",
         "token",
@@ -76,7 +156,7 @@ class Context:
         enqueued_at: int = 0,
         deadline: float | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
-        report: Callable[[Context, Progress], None] | None = None,
+        report: Callable[[Context, Progress | LogLine], None] | None = None,
         key: int | str = 0,
     ) -> None:
         self.job_id = job_id
@@ -89,6 +169,8 @@ class Context:
         self._deadline = deadline
         self._report = report
         self.key = key
+        self.kept: Log | None = None
+        self.printed: Printed | None = None
         self._stop = ""
 
     @staticmethod
@@ -115,8 +197,13 @@ class Context:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry job id, task and attempt."""
-        return logging.LoggerAdapter(_log, {"job_id": self.job_id, "task": self.task, "attempt": self.attempt})
+        """A logger whose records carry job id, task, queue and attempt; in a worker its last lines stay with the run.
+
+        Kept are lines from INFO on, and those below that the worker's ``--log-level`` lets through. They are read with
+        ``JobHandle.logs`` and ``mouso job ID --logs``.
+        """
+        report = self._report
+        return _JobLogger(self, None if report is None else lambda line: report(self, line))
 
     @property
     def should_stop(self) -> bool:

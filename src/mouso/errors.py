@@ -1,7 +1,7 @@
 """Everything Mouso raises, in one tree, and the record it keeps of a failure.
 
 MousoError
-├── ConfigError            a URL, setting, app path or task declaration that cannot work
+├── ConfigError            a URL, setting, app path, task declaration or store's file that cannot work
 │   ├── CapabilityError    the broker lacks what a task asks for
 │   └── SchemaError        the store was made by a newer Mouso, or is no store at all
 ├── JobRejected            certainly not stored
@@ -13,6 +13,7 @@ MousoError
 │   ├── BrokerUnavailable  nothing happened; call again
 │   └── OutcomeUnknown     call again with the same ids: it is idempotent
 ├── BadPayload             stored bytes that do not decode to the task's arguments
+├── BadSignature           a stored job that no key of the app vouches for
 └── JobError               about one job
     ├── JobFailed          .error tells why
     ├── JobCancelled
@@ -37,7 +38,7 @@ class MousoError(Exception):
 
 
 class ConfigError(MousoError):
-    """A URL, setting, app path or task declaration that cannot work as given."""
+    """A URL, setting, app path, task declaration or store's file that cannot work as given."""
 
 
 class CapabilityError(ConfigError):
@@ -84,6 +85,10 @@ class BadPayload(MousoError):
     """Stored bytes do not decode to what the task declares."""
 
 
+class BadSignature(MousoError):
+    """No key of the app vouches for a stored job: it is unsigned, was altered, or waited too long."""
+
+
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One failed attempt, as it is stored and shown.
 
@@ -95,6 +100,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         reason: Why the job ended when it did: ``attempts timeout discarded bad_payload …``, else ``""``.
         at: When it was recorded, ms since the epoch by the broker's clock.
         worker: The worker that ran it.
+        token: The number of the claim that it ran under; see ``RunInfo``, also for the rest.
+        started_at, run_seconds, cpu_seconds, peak_memory, pid: What is known of the run; None if it did not run.
     """
 
     type: str
@@ -104,6 +111,12 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     at: int = 0
     worker: str = ""
+    token: int = 0
+    started_at: int | None = None
+    run_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    pid: int | None = None
 
 
 class JobError(MousoError):

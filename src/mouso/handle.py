@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
 from mouso.clock import SYSTEM, Duration, seconds
 from mouso.codec import decode_plain
-from mouso.errors import BrokerUnavailable, ErrorInfo, JobCancelled, JobExpired, JobFailed, JobUnknown, ResultTimeout
+from mouso.errors import (
+    BrokerUnavailable,
+    ErrorInfo,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobUnknown,
+    ResultError,
+    ResultTimeout,
+)
 from mouso.job import Job, JobState, Progress
+from mouso.signing import is_enveloped
 from mouso.waiting import remaining
 
 if TYPE_CHECKING:
@@ -98,6 +108,7 @@ class JobHandle(Generic[R]):
             JobCancelled, JobExpired: It will not run.
             JobUnknown: No job has this id.
             ResultTimeout: (a ``TimeoutError``) It was not final in time.
+            ResultError: What is stored does not fit the annotation, or no key of the app vouches for it.
         """
         for _ in self.watch(timeout):
             pass
@@ -182,9 +193,16 @@ class JobHandle(Generic[R]):
         task = self._task
         if task is None or task.name != job.task:  # the called task's id or unique key may be held by another's job
             task = self._app.tasks.get(job.task)
+        result, trust = job.result, self._app.trust
+        if trust is not None:
+            result = trust.open_result(job)
+        elif is_enveloped(result):
+            raise ResultError(
+                f"the result of job {job.id} is signed or encrypted; give the app keys= to read it", job.id
+            )
         if task is not None:
-            return task.signature.decode_result(job.result, job.codec)  # type: ignore[no-any-return]  # R by annotation
-        return decode_plain(job.result, job.codec)  # type: ignore[no-any-return]  # R is Any here
+            return task.signature.decode_result(result, job.codec)  # type: ignore[no-any-return]  # R by annotation
+        return decode_plain(result, job.codec)  # type: ignore[no-any-return]  # R is Any here
 
     # -- acting
 
@@ -194,7 +212,7 @@ class JobHandle(Generic[R]):
 
     def retry(self) -> RetryResult:
         """Makes a dead, cancelled or expired job available again, a waiting one due now; returns what happened."""
-        return self._app.broker.retry([self.id])[0]
+        return retry_jobs(self._app, [self.id])[0]
 
     # -- Celery's spellings
 
@@ -230,6 +248,24 @@ class JobHandle(Generic[R]):
     def failed(self) -> bool:
         """Whether the job is dead."""
         return self.state is JobState.DEAD
+
+
+def retry_jobs(app: Mouso, ids: Sequence[str], payload: bytes | None = None) -> list[RetryResult]:
+    """Retries up to 1,000 jobs; those whose signature would not let them run now are signed anew, one by one.
+
+    Args:
+        payload: Replaces the arguments; signed already, if the app has keys.
+    """
+    if payload is not None:
+        return app.broker.retry(ids, payload=payload)
+    results = {}
+    if app.trust is not None:
+        for job in app.broker.get(ids):
+            if job is not None and (renewed := app.trust.renew(job)) is not None:
+                results[job.id] = app.broker.retry([job.id], payload=renewed)[0]
+    rest = [id for id in ids if id not in results]
+    results.update(zip(rest, app.broker.retry(rest), strict=True))
+    return [results[id] for id in ids]
 
 
 def _error_of(job: Job) -> Exception | None:

@@ -1,4 +1,4 @@
-"""A job, its life, and the two records that travel with it: the lease and the outcome.
+"""A job, its life, and the records that travel with it: the lease, the outcome, and what is known of each run.
 
 A job's state is changed by brokers only, and only along ``TRANSITIONS``. Four counters are never mixed:
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -162,7 +163,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         options: Encoded ``JobOptions``, or None when nothing is overridden.
         parked: No worker so far knows the task; it waits for one.
         worker: Who runs it, or settled it for good.
-        run_seconds: How long the last run took; like ``result`` and ``reason`` set in final states only.
+        run_seconds: How long the last run took; like ``result``, ``reason`` and the next four set in final states only.
+        started_at, cpu_seconds, peak_memory, pid: What is known of that run, as in ``RunInfo``.
         reason: Why it is dead, cancelled or expired.
         errors: Failed attempts, oldest first.
     """
@@ -190,6 +192,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     enqueued_at: int = 0
     finished_at: int | None = None
     run_seconds: float | None = None
+    started_at: int | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    pid: int | None = None
     worker: str | None = None
     parked: bool = False
     cancel_requested: bool = False
@@ -240,6 +246,8 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
         run_seconds: Time from start to end of the run.
         reason: For ``dead``, ``cancelled`` and ``expired``.
         error: The failed attempt, when there is one.
+        started_at, cpu_seconds, peak_memory, pid: As in ``RunInfo``; ``started_at`` is None if it did not run.
+        log: The run's log, from ``encode_log``; None if it logged nothing.
     """
 
     key: int | str
@@ -255,6 +263,100 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     keep: int | None = None
     reason: str = ""
     error: ErrorInfo | None = None
+    started_at: int | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    pid: int | None = None
+    log: bytes | None = None
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One call of ``ctx.log``.
+
+    Attributes:
+        at: When, ms since the epoch by the clock of the process that ran the job.
+        level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR``, ``CRITICAL``, or a level of the app's own.
+        message: The text, with its traceback if it has one.
+    """
+
+    at: int
+    level: str
+    message: str
+
+
+class Stack(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a run was: ``text`` for people, taken ``at`` an instant (ms since the epoch, by the broker's clock)."""
+
+    at: int
+    text: str
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of one run of a job.
+
+    Attributes:
+        token: The claim's number; it tells the runs of a job apart.
+        attempt: Which run it was as the job saw it, from 1. One that was given back is repeated under its number.
+        end: ``completed``, ``failed``, ``crashed`` (the process died under it), ``released``, ``snoozed``,
+            ``cancelled``; ``lost`` when nobody told its end; empty while it runs.
+        worker: The id of the worker that ran it.
+        pid: The process that ran it.
+        started_at: ms since the epoch, by the clock of the machine that ran it.
+        run_seconds: From its start to its end; ``started_at`` and this give the instant when it ended.
+        cpu_seconds: CPU of the thread while a plain function ran, or of a coroutine's own steps; not of tasks and
+            threads that it started. What took less than a millisecond counts as if it had been CPU. None if nobody
+            could tell.
+        peak_memory: The most bytes that the process had resident until then; other jobs ran in it, too.
+        lines: What ``ctx.log`` was last told, bounded by the app's ``log_lines`` and ``log_bytes``.
+        left_out: How many earlier lines are not kept.
+        stack: Where it was when somebody last asked.
+    """
+
+    token: int
+    attempt: int
+    end: str = ""
+    worker: str = ""
+    pid: int | None = None
+    started_at: int | None = None
+    run_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    lines: tuple[LogLine, ...] = ()
+    left_out: int = 0
+    stack: Stack | None = None
+
+
+KEPT_RUNS = 20
+"""A job's last so many runs are kept."""
+MAX_STACK = 16 << 10
+"""The most characters of a stack that are kept."""
+
+_MEASURES = ("started_at", "run_seconds", "cpu_seconds", "peak_memory", "pid")
+_ENDS = {Charge.ATTEMPT: "failed", Charge.CRASH: "crashed", Charge.RELEASE: "released"}
+_LOG = msgspec.json.Decoder(tuple[int, tuple[LogLine, ...]])
+
+
+def measures(of: Outcome | Job) -> dict[str, Any]:
+    """When a run started, how long it took, and what it used, by the names of ``RunInfo``; empty if it did not run."""
+    return {} if of.started_at is None else {name: getattr(of, name) for name in _MEASURES}
+
+
+def end_of_run(state: JobState, charge: Charge = Charge.NONE) -> str:
+    """How a run ended, in the words of ``RunInfo.end``."""
+    return _ENDS.get(charge) or {"scheduled": "snoozed", "available": "released"}.get(state, state.value)
+
+
+def encode_log(lines: Sequence[LogLine], left_out: int) -> bytes:
+    """A run's log as it travels and is stored."""
+    return msgspec.json.encode((left_out, lines))
+
+
+def decode_log(encoded: bytes | str | None) -> dict[str, Any]:
+    """``lines`` and ``left_out`` of ``RunInfo``."""
+    if not encoded:
+        return {}
+    left_out, lines = _LOG.decode(encoded)
+    return {"lines": lines, "left_out": left_out}
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -144,7 +144,13 @@ def _failed(name: str, error: BaseException, folder: Path | None) -> ConfigError
             "put that under: if __name__ == '__main__'"
         )
     text = error.msg if isinstance(error, SyntaxError) else one_line(error)
-    if isinstance(error, (ImportError, AttributeError)) and "partially initialized module" in text:
+    if unfinished := _unfinished(error):
+        module, file = unfinished
+        if module in sys.stdlib_module_names and folder is not None and _is_own(Path(file), folder):
+            return ConfigError(
+                f"cannot import {name!r}: {where}: {file} has the name of Python's own module {module!r}; "
+                "rename the file"
+            )
         return ConfigError(
             f"cannot import {name!r}: {where}: circular import: {text}; make the app in a module that imports none of "
             "those that use it"
@@ -157,6 +163,25 @@ def _failed(name: str, error: BaseException, folder: Path | None) -> ConfigError
 
 def _exit_code(error: SystemExit) -> str:
     return "" if error.code is None else f"{error.code!r:.40}"
+
+
+def _unfinished(error: BaseException) -> tuple[str, str] | None:
+    """Name and file of the module that lacks a name because its body still ran; None for any other error.
+
+    Python's words do not tell: since 3.13 a module of the folder that Python was started in is taken for a badly named
+    file, and the circle is not mentioned.
+    """
+    match error:
+        case ImportError(name=str(asked), path=str()):  # who raises one by hand sets no path
+            pass
+        case AttributeError(obj=ModuleType(__name__=str(asked))):
+            pass
+        case _:
+            return None
+    for frame, _line in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == asked:
+            return asked, frame.f_code.co_filename
+    return None
 
 
 def _own_frames(error: BaseException) -> list[tuple[str, int]]:

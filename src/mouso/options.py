@@ -10,7 +10,7 @@ import msgspec
 
 from mouso import isolation
 from mouso.clock import Duration, instant, millis, seconds
-from mouso.codec import CODECS
+from mouso.codec import CODECS, PICKLE
 from mouso.config import closest
 from mouso.errors import OptionError, shown
 from mouso.isolation import Limits
@@ -47,7 +47,7 @@ class Options(TypedDict, total=False):
         retry_on, discard_on: Exception classes; retry these only, never retry those.
         keep_result: False stores none, a duration keeps it that long; default True, as long as the app says.
         headers: Text for the task's ``ctx.headers``.
-        codec: ``"json"`` (default) or ``"msgpack"``.
+        codec: ``"json"`` (default), ``"msgpack"``, or, with ``Mouso(allow_pickle=True)``, ``"pickle"``.
         isolated: For tasks: each run has a process of its own; the following hold for it.
         max_memory: The most it may have resident: bytes, or text such as ``"500MB"``. Above it the attempt fails.
         max_cpu: CPU time, in whole seconds. Above it the attempt fails.
@@ -176,7 +176,7 @@ def _place(changes: dict[str, Any], given: Options) -> None:
     if "id" in given and given["id"] is not None:
         changes["id"] = check_id(given["id"])
     if "codec" in given:
-        if given["codec"] not in CODECS:
+        if given["codec"] not in (*CODECS, PICKLE):
             raise ValueError(f"codec={shown(given['codec'])} is none of {', '.join(CODECS)}")
         changes["codec"] = given["codec"]
 
@@ -295,8 +295,10 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     return value
 
 
-def unique_key(task: str, payload: bytes) -> str:
-    """The key of ``unique=True``: the task and a digest of its encoded arguments."""
+def unique_key(task: str, payload: bytes, digest: str | None = None) -> str:
+    """The key of ``unique=True``: the task and a digest of its encoded arguments, or the one that is given."""
+    if digest is not None:
+        return f"{task}:{digest}"
     import hashlib  # loads OpenSSL, which is needed here only
 
     return f"{task}:{hashlib.blake2b(payload, digest_size=16).hexdigest()}"

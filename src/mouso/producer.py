@@ -56,13 +56,17 @@ class Producer:
     Args:
         broker: Finds the broker to use.
         timeout: Total deadline of an enqueue, in seconds.
+        sign: Makes a job into its signed form, once, before it is stored; None stores jobs as they are.
 
     Attributes:
         broker: The broker, once it is found.
     """
 
-    def __init__(self, broker: Callable[[], Broker], timeout: float = 5.0) -> None:
+    def __init__(
+        self, broker: Callable[[], Broker], timeout: float = 5.0, *, sign: Callable[[Job], Job] | None = None
+    ) -> None:
         self._find_broker = broker
+        self._sign = sign
         self.broker: Broker | None = None
         self.timeout = timeout
         self._connection: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
@@ -84,18 +88,24 @@ class Producer:
         finally:
             self._connection.reset(token)
 
-    def submit(self, jobs: Sequence[Job]) -> list[Enqueued]:
+    def submit(self, jobs: Sequence[Job], *, signed: bool = False) -> list[Enqueued]:
         """Enqueues jobs, all or none of each call to it up to 1,000; a longer list goes in batches of that size.
 
+        Args:
+            signed: They are in their signed form already.
+
         Raises:
+            JobRejected: No key may sign one of them; nothing was stored.
             BrokerUnavailable: Nothing of the batch was stored.
             OutcomeUnknown: Repeat it with the same ids.
         """
+        if self._sign is not None and not signed:
+            jobs = [self._sign(job) for job in jobs]
         connection = self._connection.get()
         if connection is not None:
             return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=self.timeout)
         if len(jobs) > BATCH:
-            return [e for i in range(0, len(jobs), BATCH) for e in self.submit(jobs[i : i + BATCH])]
+            return [e for i in range(0, len(jobs), BATCH) for e in self.submit(jobs[i : i + BATCH], signed=True)]
         if self._pid != os.getpid():
             self._reset()
         leads = False
@@ -178,8 +188,10 @@ class Producer:
 
     async def asubmit(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """``submit`` for coroutines: does not block the loop, and shares round trips with its siblings."""
+        if self._sign is not None:
+            jobs = [self._sign(job) for job in jobs]  # here, or one that cannot be signed would fail its siblings
         if self._connection.get() is not None:
-            return self.submit(jobs)  # the caller's connection belongs to this thread
+            return self.submit(jobs, signed=True)  # the caller's connection belongs to this thread
         if self._pid != os.getpid():
             self._reset()
         import asyncio  # 18 ms that programs without a loop are spared
@@ -246,7 +258,7 @@ class _LoopFlusher:
         def run() -> None:
             entry = _Entry(jobs)
             try:
-                entry.enqueued = self._producer.submit(jobs)
+                entry.enqueued = self._producer.submit(jobs, signed=True)
             except Exception as error:
                 entry.error = error
             loop.call_soon_threadsafe(_answer, answer, entry)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 import msgspec
 
 from mouso.brokers.base import BATCH
-from mouso.codec import Signature, type_hints
+from mouso.codec import PICKLE, Signature, type_hints
 from mouso.context import Context
 from mouso.errors import ConfigError, OptionError
 from mouso.handle import JobHandle
@@ -62,6 +62,11 @@ class Call(Generic[P, R]):
         self._app = app
         self._task: Task[P, R] = task if task is not None else self  # type: ignore[assignment]  # a Task is its own call
         self._template = template
+        if template.codec == PICKLE and not app.allow_pickle:
+            raise OptionError(
+                f"task {self._task.name}: codec='pickle' takes Mouso(…, allow_pickle=True) and keys=; "
+                "else use 'json' or 'msgpack'"
+            )
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueues a job with these arguments and returns at once.
@@ -155,11 +160,15 @@ class Call(Generic[P, R]):
             due=t.due,
             ttl=t.ttl,
             expires_at=t.expires_at,
-            unique=unique_key(task.name, payload) if t.unique == AUTO else t.unique,
+            unique=self._unique_key(payload) if t.unique == AUTO else t.unique,
             unique_scope=t.unique_scope,
             unique_period=t.unique_period,
             options=t.options,
         )
+
+    def _unique_key(self, payload: bytes) -> str:
+        trust = self._app.trust
+        return unique_key(self._task.name, payload, None if trust is None else trust.digest(payload))
 
 
 class Task(Call[P, R]):
@@ -183,7 +192,7 @@ class Task(Call[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self.context_parameter = _context_parameter(self.name, function, bind=bind)
         injected = frozenset({self.context_parameter[0]}) if self.context_parameter else frozenset[str]()
-        self.signature = Signature(self.name, function, injected)
+        self.signature = Signature(self.name, function, injected, hides=app.redaction.hides, pickle=app.allow_pickle)
         functools.update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:

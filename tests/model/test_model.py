@@ -5,6 +5,7 @@ rule everything that can be seen of them is compared. Where the contract leaves 
 queues a worker without shares is served from first, which jobs a small limit hits), the rules stay out of the way.
 """
 
+import operator
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,18 @@ from mouso.brokers.memory import MemoryBroker
 from mouso.brokers.sqlite import SQLiteBroker
 from mouso.config import BrokerURL
 from mouso.errors import ErrorInfo
-from mouso.job import TRANSITIONS, Charge, Job, JobState, Lease, Outcome, Progress, UniqueScope
+from mouso.job import (
+    TRANSITIONS,
+    Charge,
+    Job,
+    JobState,
+    Lease,
+    LogLine,
+    Outcome,
+    Progress,
+    UniqueScope,
+    encode_log,
+)
 from mouso.testing.clock import FakeClock
 
 IDS = [f"j{n}" for n in range(8)]
@@ -61,12 +73,23 @@ def new_jobs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+logs = st.sampled_from([None, encode_log([LogLine(1, "INFO", "nö\0")], 0), encode_log([LogLine(2, "ERROR", "e")], 7)])
+runs = st.fixed_dictionaries({"run_seconds": st.sampled_from([0.0, 0.25]), "log": logs}) | st.fixed_dictionaries(
+    {
+        "run_seconds": st.sampled_from([0.0, 0.25]),
+        "started_at": st.just(1_700_000_000_000),
+        "cpu_seconds": st.sampled_from([None, 0.5]),
+        "peak_memory": st.sampled_from([None, 1 << 40]),
+        "pid": st.sampled_from([None, 4711]),
+        "log": logs,
+    }
+)
+"""What an outcome tells of the run: less if it did not start."""
 completions = st.fixed_dictionaries(
     {
         "state": st.just(JobState.COMPLETED),
         "keep": st.sampled_from([None, 500, 50_000]),
         "result": st.sampled_from([None, b"1"]),
-        "run_seconds": st.sampled_from([0.0, 0.25]),
     }
 )
 others = st.fixed_dictionaries(
@@ -75,11 +98,11 @@ others = st.fixed_dictionaries(
         "charge": st.sampled_from(Charge),
         "delay": st.sampled_from(DELAYS),
         "reason": texts,
-        "run_seconds": st.sampled_from([0.0, 0.25]),
         "error": errors,
     }
 )
-settled = st.dictionaries(st.integers(0, 7), completions | others, max_size=3)
+ends = st.builds(operator.or_, completions | others, runs)
+settled = st.dictionaries(st.integers(0, 7), ends, max_size=3)
 """What becomes of which of the last claims, counted from the youngest; most of the older ones no longer hold."""
 shares = st.lists(st.tuples(queues, st.integers(0, 3)), max_size=3, unique_by=lambda share: share[0])
 
@@ -171,15 +194,22 @@ class History(RuleBasedStateMachine):
         def verb(side: Side) -> list[Command]:
             commands = side.broker.heartbeat(info)
             named = [replace(command, key=side.name(command.key)) for command in commands if command.token]
-            return [*commands[: len(commands) - len(named)], *sorted(named, key=lambda command: str(command.key))]
+            named.sort(key=lambda command: (str(command.key), command.kind))
+            return [*commands[: len(commands) - len(named)], *named]
 
         self.both(verb)
 
-    @rule(worker=workers, back=st.integers(0, 7), done=st.integers(0, 2), text=texts)
-    def report(self, worker: str, back: int, done: int, text: str) -> None:
+    @rule(
+        worker=workers,
+        back=st.integers(0, 7),
+        progress=st.none() | st.builds(Progress, st.integers(0, 2), st.none(), texts),
+        log=logs,
+        stack=st.none() | texts,
+    )
+    def report(self, worker: str, back: int, progress: Progress | None, log: bytes | None, stack: str | None) -> None:
         def verb(side: Side) -> bool:
             lease = side.claim(back)
-            return bool(side.broker.report(worker, [Update(lease.key, lease.token, Progress(done, None, text))]))
+            return bool(side.broker.report(worker, [Update(lease.key, lease.token, progress, log, stack)]))
 
         if self.spec.claims:
             self.both(verb)
@@ -228,6 +258,10 @@ class History(RuleBasedStateMachine):
     def delete(self, ids: list[str]) -> None:
         self.both(lambda side: side.broker.delete(ids))
 
+    @rule(id=st.sampled_from([*IDS, "unknown"]))
+    def ask_stack(self, id: str) -> None:
+        self.both(lambda side: side.broker.ask_stack(id))
+
     @rule(queue=queues, left=st.none() | st.sampled_from(DELAYS))
     def pause(self, queue: str, left: int | None) -> None:
         until = None if left is None else self.clock.now() + left
@@ -263,6 +297,10 @@ class History(RuleBasedStateMachine):
     def same_jobs(self) -> None:
         self.both(lambda side: side.broker.get(IDS))
         self.both(lambda side: [job.id for job in side.broker.find(JobFilter(limit=PLENTY))])
+
+    @invariant()
+    def same_runs(self) -> None:
+        self.both(lambda side: [side.broker.runs(id) for id in IDS])
 
     @invariant()
     def same_queues(self) -> None:

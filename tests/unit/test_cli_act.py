@@ -2,9 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
@@ -12,7 +13,8 @@ from mouso.brokers.base import BATCH
 from mouso.brokers.sqlite import schema
 from mouso.cli import bulk
 from mouso.clock import SYSTEM
-from mouso.job import JobState
+from mouso.errors import ErrorInfo
+from mouso.job import Charge, JobState
 from tests.unit.cli_kit import Shop, opened
 
 
@@ -31,6 +33,23 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
             return True
 
     monkeypatch.setattr("sys.stdin", Person(text))
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, call: Callable[[], object]) -> str:
+    """What a call writes to a terminal of that width, without colours."""
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    for name, value in (("COLUMNS", str(columns)), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    call()
+    return click.unstyle(terminal.getvalue())
 
 
 # -- cancel, retry, delete -------------------------------------------------------------------------------------------
@@ -172,8 +191,70 @@ def test_dead_lists_dead_jobs_only(shop: Shop) -> None:
         assert [job["id"] for job in json.loads(shop.ok(*args, "--json"))] == ["d2", "d1"]
     assert [job["id"] for job in json.loads(shop.ok("dead", "--queue", "mail", "--json"))] == ["d1"]
     assert [job["id"] for job in json.loads(shop.ok("dead", "--limit", "1", "--json"))] == ["d2"]
-    assert "dead" in shop.ok("dead")
     assert shop.run("dead", "--task", "shop.send").err == "mouso: note: no job is dead\n"
+
+
+def test_dead_shows_the_last_error(shop: Shop) -> None:
+    shop.bury("d1", queue="mail", message="\n  no route to host\nsecond line")
+    shop.bury("d2", message="")
+    header, *lines = shop.ok("dead").splitlines()
+    assert header.split() == ["ID", "DIED", "TASK", "QUEUE", "FAILED", "REASON", "ERROR"]
+    assert [line.split(maxsplit=8) for line in lines] == [
+        ["d2", "0", "s", "ago", "shop.add", "default", "1", "attempts", "ValueError"],
+        ["d1", "0", "s", "ago", "shop.add", "mail", "1", "attempts", "ValueError: no route to host"],
+    ]
+
+
+def test_dead_as_json_has_the_whole_error(shop: Shop) -> None:
+    message = "first\nsecond " + "x" * 1000
+    shop.bury("d1", message=message)
+    (job,) = shop.run("dead", "--json").json
+    assert (job["id"], job["reason"], job["arguments"]) == ("d1", "attempts", {"x": 2, "y": 3})
+    assert (job["error"]["type"], job["error"]["message"]) == ("ValueError", message)
+    assert job["error"]["traceback"].startswith("File x\n")
+
+
+def test_dead_shows_the_failure_that_came_last(shop: Shop) -> None:
+    shop.enqueue("d1")
+    for attempt, state in ((1, JobState.AVAILABLE), (2, JobState.DEAD)):
+        (lease,) = shop.claim()
+        shop.settle(lease, state, error=ErrorInfo(type="OSError", message=f"attempt {attempt}"), charge=Charge.ATTEMPT)
+    assert shop.ok("dead").splitlines()[1].endswith("OSError: attempt 2")
+
+
+def test_a_dead_job_without_a_record_of_its_failure(shop: Shop) -> None:
+    shop.enqueue("d1")
+    shop.settle(shop.claim()[0], JobState.DEAD, reason="poison")
+    assert shop.ok("dead").splitlines()[1].endswith("poison")
+    assert shop.run("dead", "--json").json[0]["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (200, ["ID", "DIED", "TASK", "QUEUE", "FAILED", "REASON", "ERROR"]),
+        (95, ["ID", "DIED", "TASK", "QUEUE", "FAILED", "ERROR"]),
+        (90, ["ID", "DIED", "TASK", "QUEUE", "ERROR"]),
+        (70, ["ID", "TASK", "ERROR"]),
+        (60, ["ID", "TASK", "ERROR"]),
+    ],
+)
+def test_dead_on_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch, columns: int, titles: list[str]) -> None:
+    """Each job is one line where there is room for its id and its error; what is less telling is left out."""
+    (id_,) = shop.enqueue()
+    shop.settle(
+        shop.claim()[0], JobState.DEAD, reason="discarded",
+        error=ErrorInfo(type="ValueError", message="\x1b[31m[red]漢字 " + "x" * 300), charge=Charge.ATTEMPT,
+    )  # fmt: skip
+    text = on_terminal(monkeypatch, columns, lambda: shop.run("dead"))
+    lines = text.splitlines()
+    assert lines[0].split() == titles
+    assert all(len(line) <= columns for line in lines)
+    assert id_ in lines[1]
+    if columns >= 70:
+        assert len(lines) == 2
+        assert "ValueError: \\x1b[31m" in lines[1]
+        assert lines[1].rstrip().endswith("…")
 
 
 def test_dead_retry_and_delete_by_id(shop: Shop) -> None:

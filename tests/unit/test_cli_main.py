@@ -1,8 +1,10 @@
 """The ``mouso`` command as a whole: start-up, help, errors and exit codes."""
 
 import importlib
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from mouso import __version__
 from mouso.cli import COMMANDS, SECTIONS, cli, main
+from mouso.cli.interrupt import quiet_interrupts
 from mouso.cli.report import Failed, explain
 from mouso.errors import (
     ArgumentError,
@@ -46,7 +49,8 @@ def test_the_version_needs_no_more_than_click() -> None:
     code = (
         "import sys, mouso; before = set(sys.modules); import mouso.cli; mouso.cli.main(['--version']);"
         "new = set(sys.modules) - before;"
-        "print([m for m in new if m.startswith(('mouso.', 'rich', 'asyncio', 'sqlite3')) and m != 'mouso.cli'])"
+        "few = {'mouso.cli', 'mouso.cli.interrupt'};"
+        "print([m for m in new - few if m.startswith(('mouso.', 'rich', 'asyncio', 'sqlite3'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"mouso {__version__}", "[]"]
@@ -216,6 +220,52 @@ def test_ctrl_c_is_quiet(
     monkeypatch.setattr(cli, "invoke", invoke)
     assert main([]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+_INTERRUPTED = """
+import os, signal, sys
+import mouso
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from mouso.cli import main
+sys.exit(main(["jobs", "shop:app"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "click.core", "mouso.cli.show", "mouso.cli.base", "shop"])
+def test_ctrl_c_while_modules_are_imported_is_quiet(shop: Shop, module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, module], capture_output=True, text=True, cwd=shop.folder, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_who_handles_ctrl_c_goes_on_to_do_so() -> None:
+    def handler(number: int, frame: object) -> None: ...
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for mine in (handler, signal.SIG_IGN, signal.default_int_handler):
+            signal.signal(signal.SIGINT, mine)
+            with quiet_interrupts():
+                assert (signal.getsignal(signal.SIGINT) is mine) is (mine is not signal.default_int_handler)
+            assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_command_may_be_run_in_a_thread(shop: Shop) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["jobs", "shop:app"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_what_the_app_prints_when_imported_stays_out_of_the_answer(shop: Shop) -> None:

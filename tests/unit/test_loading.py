@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,6 +249,12 @@ BAD = {
     "recursive.py": ("def f(): f()\nf()\n", "recursive.py, line 1: RecursionError:"),
     "circular.py": ("import circular_2\napp = 1\n", "circular_2.py, line 1: circular import:"),
     "circular_3.py": ("import circular_3\ncircular_3.app\napp = 1\n", "circular_3.py, line 2: circular import:"),
+    "circular_self.py": ("from circular_self import app\n", "circular_self.py, line 1: circular import:"),
+    "circular_late.py": (
+        "import circular_late\ndef __getattr__(name): raise AttributeError(name)\ncircular_late.app\n",
+        "circular_late.py, line 2: circular import: app; make the app",
+    ),
+    "by_hand.py": ("raise ImportError('not here', name=__name__)\n", "by_hand.py, line 1: ImportError: not here"),
     "null.py": ("x = 1\0\n", "null.py"),
     "latin.py": ("x = '\udcff'\n", "latin.py"),
 }
@@ -263,6 +270,37 @@ def test_an_import_that_fails_names_file_and_line(folder: Path, name: str) -> No
     assert text.startswith(f"cannot import {module!r}: ")
     assert BAD[name][1] in text
     assert "secret" not in text
+
+
+def test_a_circular_import_is_called_so_however_python_was_started(folder: Path) -> None:
+    write(folder, "ring_a.py", "import ring_a\nring_a.app\n")
+    write(folder, "ring_b.py", "from ring_b import app\n")
+    write(folder, "tabnanny.py", "import tabnanny\ntabnanny.check\n")
+    write(
+        folder,
+        "start.py",
+        "from mouso.errors import ConfigError\n"
+        "from mouso.loading import load_app\n"
+        "for name in ('ring_a', 'ring_b', 'tabnanny'):\n"
+        "    try:\n"
+        "        load_app(f'{name}:app')\n"
+        "    except ConfigError as error:\n"
+        "        print(error)\n",
+    )
+    for how in (["-c", "import start"], ["-m", "start"], ["start.py"], ["-P", "start.py"]):
+        done = subprocess.run([sys.executable, *how], capture_output=True, text=True, env={"PYTHONPATH": str(folder)})
+        one, two, three = done.stdout.splitlines() or [done.stderr]
+        assert one.startswith("cannot import 'ring_a': ring_a.py, line 2: circular import: ")
+        assert two.startswith("cannot import 'ring_b': ring_b.py, line 1: circular import: ")
+        assert three.endswith(
+            f"{folder / 'tabnanny.py'} has the name of Python's own module 'tabnanny'; rename the file"
+        )
+
+
+def test_a_circle_through_a_package(folder: Path) -> None:
+    write(folder, "pack_d/__init__.py", "from pack_d.tasks import add\napp = 1\n")
+    write(folder, "pack_d/tasks.py", "def early():\n    from pack_d import app\n    return app\nadd = early()\n")
+    assert os.path.join("pack_d", "tasks.py") + ", line 2: circular import: " in fails("pack_d:app")
 
 
 def test_the_exception_itself_is_the_cause(folder: Path) -> None:
@@ -308,8 +346,6 @@ def test_the_current_directory_was_deleted(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_neither_click_nor_rich_is_imported() -> None:
-    import subprocess
-
     code = "import sys, mouso.loading; print([m for m in ('click', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -251,7 +251,7 @@ def test_a_scope_that_is_none_is_refused(wrong: Any) -> None:
         laid_over(unique="a", unique_scope=wrong)
 
 
-@pytest.mark.parametrize("wrong", ["pickle", "JSON", None, 1, ["json"]])
+@pytest.mark.parametrize("wrong", ["yaml", "JSON", None, 1, ["json"]])
 def test_a_codec_that_is_unknown_is_refused(wrong: Any) -> None:
     with pytest.raises(OptionError, match=re.escape(f"codec={wrong!r} is none of json, msgpack")):
         laid_over(codec=wrong)

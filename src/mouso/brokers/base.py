@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from mouso.job import Job, JobState, Lease, Outcome, Progress
+from mouso.job import Job, JobState, Lease, Outcome, Progress, RunInfo
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +124,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What a worker is told at a heartbeat: ``cancel`` the claim ``key``/``token``, or ``rejoin`` (it was reaped)."""
+    """What a worker is told at a heartbeat: ``cancel`` the claim ``key``/``token``, report its ``stack``, or ``rejoin``
+    (it was reaped)."""
 
     kind: str
     key: int | str = 0
@@ -132,11 +133,18 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, array_like=True, gc=False):
-    """Progress of one running claim."""
+    """News of one running claim; what is None stays as it is.
+
+    Attributes:
+        log: All that is kept of its log so far, from ``encode_log``.
+        stack: Where it is, at most ``MAX_STACK`` characters.
+    """
 
     key: int | str
     token: int
-    progress: Progress
+    progress: Progress | None = None
+    log: bytes | None = None
+    stack: str | None = None
 
 
 class JobUpdate(msgspec.Struct, frozen=True):
@@ -194,6 +202,43 @@ class DeleteResult(StrEnum):
     DELETED = "deleted"
     RUNNING = "running"
     UNKNOWN = "unknown"
+
+
+class Level(StrEnum):
+    """How bad a finding is, in this order; an error needs somebody now."""
+
+    OK = "ok"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What somebody who looked for trouble has found.
+
+    Attributes:
+        check: What was looked at: one word, the same in every version, such as ``disk``.
+        what: What there is, with its values; one sentence without its full stop.
+        remedy: What to do about it, likewise; empty where there is nothing to do.
+    """
+
+    level: Level
+    check: str
+    what: str
+    remedy: str = ""
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What ``diagnose`` returns.
+
+    Attributes:
+        findings: What was found in the store itself.
+        view: A broker on the same store whose ``get``, ``find``, ``queues`` and ``workers`` leave it as it is, too; the
+            caller closes it. None if the store cannot be read.
+    """
+
+    findings: list[Finding]
+    view: Broker | None
 
 
 LEASE_MS = 15_000
@@ -301,7 +346,7 @@ class Broker(Protocol):
         Guarantees:
             An outcome is applied if its token is the job's last claim and the job is still running under it; else it
             changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
-            reason and error with the new state.
+            reason and error with the new state, and with the run what it took and logged.
             A job is claimed by one worker only, however many ask at once. Claiming adds 1 to ``claims``.
             Inside a queue higher priority goes first, then what was enqueued first; a released or retried job keeps
             its place.
@@ -318,7 +363,8 @@ class Broker(Protocol):
 
         Returns:
             ``cancel`` for each of its running claims that somebody asked to cancel (at every heartbeat until it is
-            settled); ``rejoin`` first if the worker had been known and reaped.
+            settled), ``stack`` for each whose stack was asked for (until it is reported); ``rejoin`` first if the
+            worker had been known and reaped.
 
         Guarantees:
             Parked jobs whose task it knows are available to it again.
@@ -326,10 +372,11 @@ class Broker(Protocol):
         ...
 
     def report(self, worker: str, updates: Sequence[Update]) -> list[int | str]:
-        """Stores progress of running claims and returns the keys whose token no longer held.
+        """Stores progress, logs and stacks of running claims and returns the keys whose token no longer held.
 
         Guarantees:
-            The last progress of a claim wins. Fenced updates change nothing.
+            The last progress, log and stack of a claim win; repeating an update changes nothing more. Fenced updates
+            change nothing.
         """
         ...
 
@@ -413,6 +460,15 @@ class Broker(Protocol):
         """
         ...
 
+    def ask_stack(self, id: str) -> bool:
+        """Asks for the stack of a running job; returns False, and asks nobody, if it does not run.
+
+        Guarantees:
+            The wish is stored and holds for this claim only: its worker is told at each heartbeat until a stack is
+            reported. A stack that was reported before is forgotten, so one that is there is new.
+        """
+        ...
+
     def delete(self, ids: Sequence[str]) -> list[DeleteResult]:
         """Removes jobs and all that is kept of them.
 
@@ -445,6 +501,15 @@ class Broker(Protocol):
         """Reads jobs with everything that is known of them, None for each unknown id."""
         ...
 
+    def runs(self, id: str) -> list[RunInfo]:
+        """What is known of the runs of a job, oldest first; empty for an unknown id.
+
+        Guarantees:
+            Runs that ended, and those that logged something or whose stack was taken; of one that failed or was given
+            back only while it is among the last ``KEPT_RUNS`` claims. They stay as long as the job.
+        """
+        ...
+
     def find(self, where: JobFilter) -> list[Job]:
         """Lists jobs without ``errors``, the last enqueued first.
 
@@ -459,6 +524,19 @@ class Broker(Protocol):
 
     def workers(self) -> list[WorkerInfo]:
         """Workers that are known, by start."""
+        ...
+
+    def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
+        """Looks for what is wrong with the store, or about to be: its place, its files, its integrity, its upkeep.
+
+        Args:
+            retention: What ``prune`` is given.
+            full: Look at all that is stored, however long it takes.
+
+        Guarantees:
+            Nothing is changed or created, not even a store that does not exist. A store that is missing, locked,
+            damaged, of another version or closed to this user is a finding, not an exception.
+        """
         ...
 
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:

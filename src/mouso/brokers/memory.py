@@ -25,6 +25,7 @@ from mouso.brokers.base import (
     Capabilities,
     Command,
     DeleteResult,
+    Diagnosis,
     Enqueued,
     Exchange,
     JobFilter,
@@ -39,7 +40,22 @@ from mouso.brokers.base import (
 from mouso.clock import SYSTEM, Clock
 from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
-from mouso.job import FINAL, LIVE, Job, JobState, Lease, Outcome, UniqueScope, check_transition
+from mouso.job import (
+    FINAL,
+    KEPT_RUNS,
+    LIVE,
+    Job,
+    JobState,
+    Lease,
+    Outcome,
+    RunInfo,
+    Stack,
+    UniqueScope,
+    check_transition,
+    decode_log,
+    end_of_run,
+    measures,
+)
 
 _WAITING = LIVE - {JobState.RUNNING}
 _DELAYED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})
@@ -56,12 +72,22 @@ class _Record:
         key: Its number in the order of enqueueing; never used again, so a late writer finds no other job.
         fresh: Not claimed since its enqueue or last ``retry``.
         keep: ms to keep its result, None for the retention that ``prune`` is given.
+        runs: What is known of its runs, by token.
+        asked: The token of the claim whose stack is asked for, 0 for none.
     """
 
     key: int
     job: Job
     fresh: bool = True
     keep: int | None = None
+    runs: dict[int, RunInfo] = field(default_factory=dict)
+    asked: int = 0
+
+    def note(self, token: int, **facts: Any) -> None:
+        """Adds to what is known of a run."""
+        run = self.runs.get(token) or RunInfo(token=token, attempt=self.job.attempts + 1)
+        self.runs[token] = replace(run, **facts)
+        self.runs.pop(token - KEPT_RUNS, None)
 
 
 @dataclass(slots=True)
@@ -219,12 +245,16 @@ class MemoryBroker:
         changes: dict[str, Any] = {}
         if outcome.charge:
             changes[outcome.charge] = getattr(job, outcome.charge) + 1
+        took, log = measures(outcome), decode_log(outcome.log)
+        if took or log or outcome.token in record.runs:
+            record.note(outcome.token, end=end_of_run(outcome.state, outcome.charge), worker=worker, **took, **log)
         if outcome.error is not None:
-            changes["errors"] = (*job.errors, replace(outcome.error, at=now, worker=worker))
+            error = replace(outcome.error, at=now, worker=worker, token=outcome.token, **took)
+            changes["errors"] = (*job.errors, error)
         if state in _DELAYED:
             changes["due"] = now + outcome.delay
         if state.final:
-            changes |= {"worker": worker, "run_seconds": outcome.run_seconds, "result": outcome.result}
+            changes |= {"worker": worker, "run_seconds": outcome.run_seconds, "result": outcome.result, **took}
             changes["reason"] = outcome.reason if state is outcome.state else "cancelled"
             record.keep = outcome.keep
         self._move(record, state, **changes)
@@ -293,8 +323,9 @@ class MemoryBroker:
                 if record.job.parked and record.job.task in worker.tasks:
                     record.job = replace(record.job, parked=False)
                     store.rings += 1
-            unwanted = (record for record in self._running_under(worker.id) if record.job.cancel_requested)
-            return commands + [Command("cancel", record.key, record.job.claims) for record in unwanted]
+            mine = self._running_under(worker.id)
+            commands += [Command("cancel", r.key, r.job.claims) for r in mine if r.job.cancel_requested]
+            return commands + [Command("stack", r.key, r.job.claims) for r in mine if r.asked == r.job.claims]
 
     def _announce(self, worker: WorkerInfo) -> None:
         announced = replace(worker, beat=self._clock.now())
@@ -307,8 +338,14 @@ class MemoryBroker:
                 record = self._running(update.key, update.token)
                 if record is None:
                     fenced.append(update.key)
-                else:
+                    continue
+                if update.progress is not None:
                     record.job = replace(record.job, progress=update.progress)
+                if update.log is not None:
+                    record.note(update.token, worker=worker, **decode_log(update.log))
+                if update.stack is not None:
+                    record.note(update.token, worker=worker, stack=Stack(self._clock.now(), update.stack))
+                    record.asked = 0
         return fenced
 
     def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
@@ -420,6 +457,16 @@ class MemoryBroker:
         self._move(record, JobState.AVAILABLE, **changes)
         return RetryResult.RETRIED
 
+    def ask_stack(self, id: str) -> bool:
+        with self._step():
+            record = self._store.ids.get(id)
+            if record is None or record.job.state is not JobState.RUNNING:
+                return False
+            token = record.asked = record.job.claims
+            if token in record.runs:
+                record.note(token, stack=None)
+            return True
+
     def delete(self, ids: Sequence[str]) -> list[DeleteResult]:
         with self._step():
             return [self._delete(self._store.ids.get(id)) for id in ids]
@@ -456,6 +503,11 @@ class MemoryBroker:
     def get(self, ids: Sequence[str]) -> list[Job | None]:
         with self._store.changed:
             return [self._store.ids[id].job if id in self._store.ids else None for id in ids]
+
+    def runs(self, id: str) -> list[RunInfo]:
+        with self._store.changed:
+            record = self._store.ids.get(id)
+            return [] if record is None else [_known(record.job, record.runs[token]) for token in _kept(record)]
 
     def find(self, where: JobFilter) -> list[Job]:
         with self._store.changed:
@@ -494,6 +546,9 @@ class MemoryBroker:
             known = [replace(w, lease_left=max(0, end - now)) for w, end in self._store.workers.values()]
         return sorted(known, key=lambda worker: (worker.started_at, worker.id))
 
+    def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
+        return Diagnosis([], self)
+
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
         with self._store.changed:
             self._block(lambda: bool(self._news(seen)), timeout)
@@ -521,6 +576,7 @@ class MemoryBroker:
         check_transition(record.job.state, state)
         fields: dict[str, Any] = {"due": None, "parked": False, "cancel_requested": False}
         fields |= {"worker": None, "run_seconds": None, "result": None, "reason": ""}
+        fields |= {"started_at": None, "cpu_seconds": None, "peak_memory": None, "pid": None}
         fields |= {"state": state, "finished_at": self._clock.now() if state.final else None}
         record.job = replace(record.job, **(fields | changes))
         if state is JobState.AVAILABLE:
@@ -551,6 +607,21 @@ def _ended_as(job: Job, state: JobState) -> JobState:
 
 def _expired(job: Job, now: int) -> bool:
     return job.expires_at is not None and job.expires_at <= now
+
+
+def _kept(record: _Record) -> list[int]:
+    """The tokens of the runs that are kept, and of which anything is known."""
+    return [
+        token
+        for token, run in sorted(record.runs.items())
+        if token > record.job.claims - KEPT_RUNS and (run.end or run.lines or run.stack)
+    ]
+
+
+def _known(job: Job, run: RunInfo) -> RunInfo:
+    """The run, or that nobody told its end."""
+    runs = job.state is JobState.RUNNING and job.claims == run.token
+    return run if run.end or runs else replace(run, end="lost")
 
 
 def _update(id: str, record: _Record | None) -> JobUpdate:

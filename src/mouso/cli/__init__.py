@@ -2,7 +2,7 @@
 
 1. ``main`` mends closed standard streams, so that no file or socket is ever opened in their place.
 2. The command's own module is imported, and no other: ``mouso --version`` needs neither the brokers nor rich.
-3. Whatever goes wrong becomes one line on stderr and an exit code (``mouso.cli.report``).
+3. Whatever goes wrong becomes one line on stderr and an exit code (``mouso.cli.report``); Ctrl-C is a quiet 130.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-import click
-from click.shell_completion import CompletionItem
+from mouso.cli.interrupt import quiet_interrupts
+
+with quiet_interrupts():
+    import click
+    from click.shell_completion import CompletionItem
 
 
 class Entry(NamedTuple):
@@ -35,6 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, Entry]] = {
         "job": Entry("mouso.cli.job", "job", "Show everything about one job."),
         "queues": Entry("mouso.cli.show", "queues", "Count the jobs of every queue by state."),
         "workers": Entry("mouso.cli.show", "workers", "List the workers that are alive."),
+        "doctor": Entry("mouso.cli.doctor", "doctor", "Find what is wrong, or about to be."),
     },
     "Act": {
         "enqueue": Entry("mouso.cli.enqueue", "enqueue", "Enqueue a job, and wait for its result if asked."),
@@ -66,7 +70,8 @@ class Commands(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        with quiet_interrupts():
+            command = getattr(importlib.import_module(entry.module), entry.attribute)
         assert isinstance(command, click.Command)
         return command
 

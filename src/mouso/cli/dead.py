@@ -11,13 +11,26 @@ from mouso.cli.base import Target, app_command
 from mouso.cli.bulk import act, confirm, counted, tell, tell_count
 from mouso.cli.complete import complete_option
 from mouso.cli.names import known_queue, known_task
+from mouso.cli.output import Column, ago, write_json, write_table
 from mouso.cli.payload import replacement
+from mouso.cli.records import job_document
 from mouso.cli.report import Failed
-from mouso.cli.show import write_jobs
+from mouso.clock import SYSTEM
 from mouso.config import closest
-from mouso.job import JobState
+from mouso.errors import ErrorInfo
+from mouso.handle import retry_jobs
+from mouso.job import Job, JobState
 
 ACTIONS = ("list", "retry", "delete")
+_DEAD = (
+    Column("ID", whole=True),
+    Column("DIED", right=True, whole=True, spare=True),
+    Column("TASK"),
+    Column("QUEUE", spare=True),
+    Column("FAILED", right=True, spare=True),
+    Column("REASON", spare=True),
+    Column("ERROR", cut=True),
+)
 
 
 @app_command("[list|retry|delete] [ID]...", words=ACTIONS, example="mouso dead shop:app retry --all --task send_email")
@@ -47,14 +60,14 @@ def dead(
             found = app.jobs(state=JobState.DEAD, task=name, queue=queue, limit=limit)
             if not found:
                 known_queue(app, queue)
-            write_jobs(found, as_json=as_json, nothing="no job is dead")
+            _list(app, found, as_json=as_json)
         elif every:
             _act_on_all(app, action, name, queue, yes=yes, as_json=as_json)
         else:
             _require_dead(app, ids)
             content = None if payload is None else replacement(app, ids[0], payload)
             if action == "retry":
-                retried = act(ids, lambda batch: app.broker.retry(batch, payload=content), "retrying")
+                retried = act(ids, lambda batch: retry_jobs(app, batch, content), "retrying")
                 tell(retried, {RetryResult.RETRIED}, as_json=as_json)
             else:
                 tell(act(ids, app.broker.delete, "deleting"), {DeleteResult.DELETED}, as_json=as_json)
@@ -79,12 +92,47 @@ def _action(target: Target, *, every: bool, narrowed: bool) -> tuple[str, list[s
     return action, ids
 
 
+def _list(app: Mouso, found: list[Job], *, as_json: bool) -> None:
+    """Writes dead jobs, each with what it failed with last."""
+    errors = _last_errors(app, [job.id for job in found])
+    if as_json:
+        write_json([{**job_document(app, job, full=False), "error": errors.get(job.id)} for job in found])
+        return
+    now = SYSTEM.now()
+    rows = [
+        (
+            job.id,
+            ago(job.finished_at, now),
+            job.task,
+            job.queue,
+            str(job.attempts) if job.attempts else "",
+            job.reason,
+            _summary(errors.get(job.id)),
+        )
+        for job in found
+    ]
+    write_table(_DEAD, rows, "no job is dead")
+
+
+def _last_errors(app: Mouso, ids: list[str]) -> dict[str, ErrorInfo]:
+    batches = (app.broker.get(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH))
+    return {job.id: job.errors[-1] for batch in batches for job in batch if job is not None and job.errors}
+
+
+def _summary(error: ErrorInfo | None) -> str:
+    """An error's type and the first line of what it says."""
+    if error is None:
+        return ""
+    first, *_ = error.message.strip().splitlines() or [""]
+    return f"{error.type}: {first}" if first else error.type
+
+
 def _act_on_all(app: Mouso, action: str, task: str | None, queue: str | None, *, yes: bool, as_json: bool) -> None:
     ids = _all_dead(app, task, queue)
     if not ids:
         known_queue(app, queue)
     if action == "retry":
-        tell_count(act(ids, app.broker.retry, "retrying"), RetryResult.RETRIED, as_json=as_json)
+        tell_count(act(ids, lambda batch: retry_jobs(app, batch), "retrying"), RetryResult.RETRIED, as_json=as_json)
         return
     if ids:
         confirm(f"delete {counted(len(ids), 'dead job')} for good?", yes=yes)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mouso import reveal
 from mouso.cli.base import Target, app_command
 from mouso.cli.complete import complete_option
 from mouso.cli.output import is_terminal, say, write_json
 from mouso.cli.payload import json_object, json_value, restore
-from mouso.cli.records import decoded
 from mouso.cli.report import note
 from mouso.clock import seconds
 from mouso.config import closest, printable
@@ -143,7 +143,7 @@ def _result(app: Mouso, handle: JobHandle[Any], timeout: str | None) -> Any:
     record = handle.refresh().record
     if record.state is not JobState.COMPLETED:
         handle.get(timeout=5)  # raises what became of it
-    return decoded(record.result, record.codec)
+    return reveal.result(app, record, redact=False)
 
 
 @contextlib.contextmanager

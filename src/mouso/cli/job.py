@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mouso import reveal
 from mouso.cli.base import Target, app_command
 from mouso.cli.output import ago, compact, span, stamp, write_fields, write_json
-from mouso.cli.records import decoded, job_document
+from mouso.cli.records import job_document
 from mouso.cli.show import progress_text
 from mouso.clock import SYSTEM
 from mouso.errors import ErrorInfo
 from mouso.job import Job, JobState, check_id
+
+if TYPE_CHECKING:
+    from mouso.app import Mouso
 
 
 @app_command("ID", example="mouso job shop:app 019a2f3e-7c40-7c1d-9d5e-3f1f6c0f8a11")
@@ -20,10 +24,10 @@ def job(target: Target, as_json: bool) -> None:
     with target.open() as app:
         found = app.job(check_id(target.values[0])).record
     if as_json:
-        write_json(job_document(found, full=True))
+        write_json(job_document(app, found, full=True))
         return
     now = SYSTEM.now()
-    write_fields([*_life(found, now), *_options(found), *_values(found)])
+    write_fields([*_life(found, now), *_options(app, found), *_values(app, found)])
     for number, error in enumerate(found.errors, 1):
         write_fields([("", ""), *_failure(number, len(found.errors), error, now)])
 
@@ -47,24 +51,29 @@ def _life(job: Job, now: int) -> Iterator[tuple[str, str]]:
     )
 
 
-def _options(job: Job) -> Iterator[tuple[str, str]]:
+def _options(app: Mouso, job: Job) -> Iterator[tuple[str, str]]:
     if job.unique is not None:
         period = f" {span(job.unique_period)}" if job.unique_period else ""
         yield "unique", f"{job.unique} ({job.unique_scope}{period})"
     if job.options is not None:
-        yield "options", compact(decoded(job.options, "json"))
+        yield "options", compact(reveal.options(app, job))
     if job.codec != "json":
         yield "codec", job.codec
+    yield "signature", reveal.signature_text(app, job)
 
 
-def _values(job: Job) -> Iterator[tuple[str, str]]:
-    arguments: Any = decoded(job.payload, job.codec)
-    if isinstance(arguments, dict):
+def _values(app: Mouso, job: Job) -> Iterator[tuple[str, str]]:
+    arguments: Any = reveal.arguments(app, job)
+    if isinstance(arguments, dict) and not isinstance(arguments, reveal.Unshown):
         yield "arguments", "\n".join(f"{name} = {compact(value)}" for name, value in arguments.items())
     else:
-        yield "arguments", compact(arguments)
+        yield "arguments", _shown(arguments)
     if job.state is JobState.COMPLETED:
-        yield "result", compact(decoded(job.result, job.codec))
+        yield "result", _shown(reveal.result(app, job))
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, reveal.Unshown) else compact(value)
 
 
 def _failure(number: int, count: int, error: ErrorInfo, now: int) -> Iterator[tuple[str, str]]:

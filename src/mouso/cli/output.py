@@ -34,18 +34,23 @@ STATE_STYLES: Mapping[str, str] = {
 
 _NARROW = 40
 """Fewer columns than this hold no table; the terminal may wrap plain lines."""
+_LEAST_CUT = 24
+"""So much of a column that may be cut is worth more than a column that is spare."""
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Column(NamedTuple):
     """A column of a table: ``right`` aligns numbers, ``whole`` is never folded, ``styles`` colours known texts.
 
-    A terminal does not show a column that is empty throughout.
+    A terminal does not show a column that is empty throughout. Where it is too narrow, it leaves out those that are
+    ``spare``, the last first, and ends those that are ``cut`` with an ellipsis instead of folding them.
     """
 
     title: str
     right: bool = False
     whole: bool = False
+    spare: bool = False
+    cut: bool = False
     styles: Mapping[str, str] = {}
 
 
@@ -100,8 +105,9 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    used = [i for i, column in enumerate(columns) if any(row[i] for row in rows)]
-    columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
+    console = Console(highlight=False)
+    shown = _fitting(columns, rows, console.width)
+    columns, rows = [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     for column in columns:
         table.add_column(
@@ -112,9 +118,28 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         )
     for row in rows:
         table.add_row(
-            *(Text(cell, style=column.styles.get(cell, "")) for column, cell in zip(columns, row, strict=True))
+            *(
+                Text(cell, column.styles.get(cell, ""), no_wrap=column.cut, overflow="ellipsis" if column.cut else None)
+                for column, cell in zip(columns, row, strict=True)
+            )
         )
-    Console(highlight=False).print(table)
+    console.print(table)
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns a terminal of a width shows."""
+    from rich.cells import cell_len
+
+    widths = {}
+    for i, column in enumerate(columns):
+        widest = max(cell_len(row[i]) for row in rows)
+        if widest:
+            widest = max(widest, len(column.title))
+            widths[i] = 1 + (min(widest, _LEAST_CUT) if column.cut else widest)
+    for i in sorted(widths, reverse=True):
+        if columns[i].spare and sum(widths.values()) - 1 > width:
+            del widths[i]
+    return list(widths)
 
 
 def _write_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

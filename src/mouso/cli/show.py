@@ -16,6 +16,7 @@ from mouso.clock import SYSTEM
 from mouso.job import Job, JobState
 
 if TYPE_CHECKING:
+    from mouso.app import Mouso
     from mouso.brokers.base import WorkerInfo
 
 _JOBS = (
@@ -54,13 +55,12 @@ def jobs(
         found = app.jobs(state=states or None, queue=queue, task=name, parked=parked or None, limit=limit, after=after)
         if not found:
             known_queue(app, queue)
-        write_jobs(found, as_json=as_json)
+        _write_jobs(app, found, as_json=as_json)
 
 
-def write_jobs(found: list[Job], *, as_json: bool, nothing: str = "no job matches") -> None:
-    """Writes a list of jobs."""
+def _write_jobs(app: Mouso, found: list[Job], *, as_json: bool) -> None:
     if as_json:
-        write_json([job_document(job, full=False) for job in found])
+        write_json([job_document(app, job, full=False) for job in found])
         return
     now = SYSTEM.now()
     rows = [
@@ -76,7 +76,7 @@ def write_jobs(found: list[Job], *, as_json: bool, nothing: str = "no job matche
         )
         for job in found
     ]
-    write_table(_JOBS, rows, nothing)
+    write_table(_JOBS, rows, "no job matches")
 
 
 def _remark(job: Job, now: int) -> str:

@@ -10,9 +10,11 @@ import click
 from mouso.cli.base import Target, app_command
 from mouso.clock import seconds
 from mouso.config import LIMITS, closest, parse_queues, project_settings
+from mouso.errors import ConfigError
 from mouso.isolation import LEAST_MEMORY, size
 
 LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
 
 
 class Whole(click.ParamType[int]):
@@ -81,11 +83,31 @@ class Grace(click.ParamType[float]):
         return number
 
 
-def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if value.lower() not in LEVELS:
-        hint = closest(value.lower(), LEVELS) or f"there are {', '.join(LEVELS)}"
-        raise click.UsageError(f"--log-level {value!r:.40}: {hint}", ctx)
-    return value.lower()
+class Word(click.ParamType[str]):
+    """One of a few words."""
+
+    name = "word"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        word = str(value).lower()
+        if word not in self.words:
+            hint = closest(word, self.words) or f"there are {', '.join(self.words)}"
+            raise click.UsageError(f"{'' if param is None else param.opts[0]} {value!r:.40}: {hint}", ctx)
+        return word
+
+
+def _health(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from mouso.observe.health import parse_address
+
+        try:
+            parse_address(value)
+        except ConfigError as error:
+            raise click.UsageError(f"--health {error}", ctx) from None
+    return value
 
 
 @app_command(example="mouso worker shop:app -Q mail=3,default -p 4 -c 16", json=False)
@@ -103,7 +125,10 @@ def _level(ctx: click.Context, param: click.Parameter, value: str) -> str:
 @click.option("--reload", is_flag=True, help="Replace the children when the app's code changes; for development.")
 @click.option("--grace", type=Grace(), help="Time for running jobs to end at shutdown; default: 25 s.")
 @click.option("--name", help="What to call this worker; default: host and process id.")
-@click.option("--log-level", default="info", callback=_level, help="debug, info (default), warning or error.")
+@click.option("--health", metavar="HOST:PORT", callback=_health,
+              help="Answer /live, /ready and /metrics over HTTP there; default: nowhere.")  # fmt: skip
+@click.option("--log-level", default="info", type=Word(*LEVELS), help="debug, info (default), warning or error.")
+@click.option("--log-format", default="text", type=Word(*FORMATS), help="text (default), or json: one object a line.")
 def worker(
     target: Target,
     queues: str | None,
@@ -117,7 +142,9 @@ def worker(
     reload: bool,
     grace: float | None,
     name: str | None,
+    health: str | None,
     log_level: str,
+    log_format: str,
 ) -> int:
     """Run jobs until told to stop (SIGTERM or Ctrl-C; SIGQUIT dumps all stacks).
 
@@ -153,6 +180,8 @@ def worker(
             strict=strict,
             name=name,
             log_level=log_level,
+            log_format=log_format,
+            health=health,
             **{key: value for key, value in options.items() if value is not None},
         )
     )

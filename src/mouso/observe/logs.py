@@ -1,12 +1,33 @@
-"""The log of a worker's processes. Libraries only log; the command line decides where to, here."""
+"""The log of a worker's processes. Libraries only log; the command line decides where to and how, here.
+
+Text is for people. JSON is for programs: one object per line, in ASCII, with
+
+* ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``pid``;
+* ``job_id``, ``task``, ``queue``, ``attempt`` where the record is about a job (``about``);
+* ``exception`` and ``stack``, formatted, where it has them.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
 from mouso.config import printable
+from mouso.errors import shown
+from mouso.job import Lease
 
-_FORMAT = "%(asctime)s %(levelname)-8s %(message)s"
+FORMATS = ("text", "json")
+_TEXT = "%(asctime)s %(levelname)-8s %(message)s"
+_OF_JOBS = ("job_id", "task", "queue", "attempt")
+
+
+def about(lease: Lease) -> dict[str, Any]:
+    """What a record about a job carries, for ``log.error(…, extra=about(lease))``."""
+    return {"job_id": lease.id, "task": lease.task, "queue": lease.queue, "attempt": lease.attempts + 1}
 
 
 class _OneLine(logging.Formatter):
@@ -14,14 +35,77 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
+        job = str(getattr(record, "job_id", ""))
+        if job and job not in record.message:
+            record.message = f"[{printable(job)}] {record.message}"
         return super().formatMessage(record)
 
 
-def log_to_stderr(level: str) -> None:
-    """Writes the ``mouso`` loggers to standard error; the root logger and the app's own loggers are left alone."""
+class _Json(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+            "pid": record.process,
+        }
+        for name in _OF_JOBS:
+            value = getattr(record, name, None)
+            if isinstance(value, (str, int)):
+                entry[name] = value
+        if record.exc_info and record.exc_info[0] is not None:
+            entry["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            entry["stack"] = record.stack_info
+        entry = {name: _whole(value) if isinstance(value, str) else value for name, value in entry.items()}
+        # In ASCII, so that no locale can spoil it, on either side. DEL is a control character to all but JSON.
+        return json.dumps(entry).replace("\x7f", "\\u007f")
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # a call with wrong arguments; its line must still be one of JSON
+        return f"{shown(record.msg)} {shown(record.args)}"
+
+
+def _whole(text: str) -> str:
+    """The text with lone surrogates written out: other languages' readers of JSON refuse them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Hands each record to the system in one piece: several processes write to the same place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + self.terminator
+            try:
+                descriptor = self.stream.fileno()
+            except (OSError, ValueError, AttributeError):  # something that stands in for a file
+                self.stream.write(line)
+                return
+            self.stream.flush()
+            data = line.encode(self.stream.encoding or "utf-8", "backslashreplace")
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except Exception:  # as every handler: a line that cannot be written stops nobody
+            self.handleError(record)
+
+
+def log_to_stderr(level: str, form: str = "text") -> None:
+    """Writes the ``mouso`` loggers to standard error; the root logger and the app's own loggers are left alone.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+        form: One of ``FORMATS``.
+    """
     logger = logging.getLogger("mouso")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine(_FORMAT))
+    handler = _Lines(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _OneLine(_TEXT))
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False

@@ -18,7 +18,7 @@ from mouso.brokers import connect
 from mouso.brokers.base import Update, Want
 from mouso.context import Context
 from mouso.errors import MousoError
-from mouso.job import Lease, Outcome, Progress
+from mouso.job import Lease, LogLine, Outcome, Progress
 from mouso.testing.clock import FakeClock
 from mouso.worker.executor import Executor, Run
 
@@ -31,6 +31,8 @@ def fake_time(app: Mouso) -> FakeClock:
     clock = FakeClock()
     app.close()
     app.broker = connect(app.broker_url, clock=clock)
+    if app.trust is not None:
+        app.trust.clock = clock
     return clock
 
 
@@ -48,7 +50,7 @@ def run_until_idle(app: Mouso, clock: FakeClock | None = None, *, most: int = 10
         MousoError: ``most`` was reached: the jobs seem to go on for ever.
     """
     broker = app.broker
-    executor = Executor(app, lambda context, progress: _report(app, context, progress))
+    executor = Executor(app, lambda context, what: _report(app, context, what))
     outcomes: list[Outcome] = []
     with asyncio.Runner() as runner:
         runs = 0
@@ -72,5 +74,8 @@ def _run(executor: Executor, runner: asyncio.Runner, lease: Lease) -> Outcome:
     return runner.run(executor.run_coroutine(run)) if run.task.is_async else executor.run_function(run)
 
 
-def _report(app: Mouso, context: Context, progress: Progress) -> None:
-    app.broker.report(_WORKER, [Update(context.key, context.token, progress)])
+def _report(app: Mouso, context: Context, what: Progress | LogLine) -> None:
+    if isinstance(what, Progress):
+        app.broker.report(_WORKER, [Update(context.key, context.token, what)])
+    elif context.kept is not None:
+        app.broker.report(_WORKER, [Update(context.key, context.token, log=context.kept.encoded())])

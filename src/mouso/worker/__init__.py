@@ -18,6 +18,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
         name: For people; None for ``host:pid``.
         folder: Where the app is imported from; empty for the current directory.
         log_level: Of the ``mouso`` loggers.
+        log_format: ``text`` or ``json``.
+        health: ``HOST:PORT`` where ``/live``, ``/ready`` and ``/metrics`` are answered; None for nowhere.
         preload: Children are copies of a process that has imported the app, and share its memory.
         max_jobs_per_child: A child is replaced after so many jobs; None for never.
         max_memory_per_child: A child is replaced when it has more than so many bytes resident; None for never.
@@ -34,6 +36,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     folder: str = ""
     log_level: str = "info"
+    log_format: str = "text"
+    health: str | None = None
     preload: bool = False
     max_jobs_per_child: int | None = None
     max_memory_per_child: int | None = None

@@ -7,6 +7,9 @@ wake-up. What a row says of a job that has ended stays there, but for the job it
 The first word is the supervisor's: while it is set, the child starts nothing. So a child that does not answer can be
 relieved of what it has not started: it notes a start first and looks at the word then, the supervisor the other way
 round, so one of them sees the other.
+
+Behind the rows stands the thread of each slot, and behind that is room for stacks: the child's ``faulthandler`` writes
+them there, from a signal handler that needs no interpreter, and the supervisor reads them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 import time
 import zlib
 from typing import NamedTuple
@@ -22,6 +26,8 @@ from typing import NamedTuple
 _HEAD = struct.Struct("<Q")
 _ROW = struct.Struct("<QQQQ")
 _JOB = struct.Struct("<Q")
+_THREAD = struct.Struct("<Q")
+_MOST_STACKS = 4 << 20
 
 
 class Note(NamedTuple):
@@ -49,7 +55,9 @@ class Board:
     def __init__(self, descriptor: int, slots: int) -> None:
         self.descriptor = descriptor
         self.slots = slots
-        self._memory = mmap.mmap(descriptor, _HEAD.size + slots * _ROW.size)
+        self._threads = _HEAD.size + slots * _ROW.size
+        self._size = self._threads + slots * _THREAD.size
+        self._memory = mmap.mmap(descriptor, self._size)
 
     @classmethod
     def create(cls, slots: int) -> Board:
@@ -60,8 +68,10 @@ class Board:
             descriptor, path = tempfile.mkstemp(prefix="mouso-board-")
             os.unlink(path)
         try:
-            os.ftruncate(descriptor, _HEAD.size + slots * _ROW.size)
-            return cls(descriptor, slots)
+            os.ftruncate(descriptor, _HEAD.size + slots * (_ROW.size + _THREAD.size))
+            board = cls(descriptor, slots)
+            board.clear_stacks()
+            return board
         except BaseException:
             os.close(descriptor)
             raise
@@ -75,15 +85,17 @@ class Board:
     def recalled(self, value: bool) -> None:
         self._memory[0] = int(value)
 
-    def start(self, slot: int, key: int | str, arrival: int, timeout: float | None) -> None:
-        """Notes that a job starts now in a slot.
+    def start(self, slot: int, key: int | str, arrival: int, timeout: float | None) -> bool:
+        """Notes that a job starts now in a slot; returns False if nothing may be started.
 
         Args:
             arrival: The how manieth job it is of those that the child was given, from 1.
         """
         now = time.monotonic_ns()
         deadline = 0 if timeout is None else now + int(timeout * 1e9)
-        _ROW.pack_into(self._memory, _HEAD.size + slot * _ROW.size, number(key), arrival, now, deadline)
+        job = key if type(key) is int else number(key)
+        _ROW.pack_into(self._memory, _HEAD.size + slot * _ROW.size, job, arrival, now, deadline)
+        return self._memory[0] == 0
 
     def end(self, slot: int) -> None:
         """Notes that a slot runs nothing."""
@@ -96,6 +108,24 @@ class Board:
     def arrivals(self) -> list[int]:
         """The arrivals of the last job of each slot, whether it runs or has ended."""
         return [note.arrival for note in self._rows() if note.arrival]
+
+    def here(self, slot: int) -> None:
+        """Notes that the jobs of a slot run on this thread, from now on."""
+        _THREAD.pack_into(self._memory, self._threads + slot * _THREAD.size, threading.get_ident())
+
+    def threads(self) -> dict[int, int]:
+        """The thread of each job that runs now."""
+        threads = _THREAD.iter_unpack(self._memory[self._threads : self._size])
+        return {note.number: thread for note, (thread,) in zip(self._rows(), threads, strict=True) if note.number}
+
+    def clear_stacks(self) -> None:
+        """Makes room for stacks. The place to write to is the descriptor's, which both processes share."""
+        os.ftruncate(self.descriptor, self._size)
+        os.lseek(self.descriptor, self._size, os.SEEK_SET)
+
+    def stacks(self) -> str:
+        """The stacks that were written since, at most 4 MiB."""
+        return os.pread(self.descriptor, _MOST_STACKS, self._size).decode("utf-8", "replace")
 
     def _rows(self) -> list[Note]:
         return [Note(*row) for row in _ROW.iter_unpack(self._memory[_HEAD.size : _HEAD.size + self.slots * _ROW.size])]

@@ -1,6 +1,6 @@
 """A child process: imports the app, runs jobs, and ends when its supervisor does.
 
-    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL APP FOLDER LIMITS
+    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL LOG_FORMAT APP FOLDER LIMITS
 
 Its life: the app is imported → lifespans are entered → ``Hello`` → jobs come in, outcomes go out → ``Exit`` (or the
 socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
@@ -43,7 +43,9 @@ from mouso.retry import Backoff
 from mouso.worker import frames
 from mouso.worker.arenas import share_arenas
 from mouso.worker.board import Board
+from mouso.worker.output import tag_records, tap_output
 from mouso.worker.pool import Pool
+from mouso.worker.stacks import write_on_signal
 
 _WAIT_FOR_END = 0.02
 _READ = 64 << 10
@@ -150,6 +152,8 @@ class Child:
             case frames.Ping():
                 pool.answer()
                 self._send(frames.Pong())
+            case frames.Inspect():
+                pool.inspect(message.key, message.token)
             case frames.Stop():
                 pool.stop(message.key, message.reason)
             case frames.Drain():
@@ -259,11 +263,15 @@ def serve(
     path: str, folder: str, sock_descriptor: int, board_descriptor: int, slots: int, grace: float, limits: Limits | None
 ) -> int:
     """Loads the app, unless this process is a copy of one that has, and runs jobs; returns the exit code."""
+    tag_records()
+    tap_output()
     _end_with_broken_thread(threading.excepthook)
     for inherited in (sock_descriptor, board_descriptor):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
     sock = socket.socket(fileno=sock_descriptor)
-    child = Child(sock, Board(board_descriptor, 2 * slots), slots, grace)
+    board = Board(board_descriptor, 2 * slots)
+    write_on_signal(board)
+    child = Child(sock, board, slots, grace)
     try:
         if limits is not None:
             impose(limits)
@@ -286,13 +294,13 @@ def serve(
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, sock, board, slots, grace, level, path, folder, limits = arguments
+    _, sock, board, slots, grace, level, form, path, folder, limits = arguments
     share_arenas()
     for number in (signal.SIGINT, signal.SIGTERM):
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    log_to_stderr(level)
+    log_to_stderr(level, form)
     imposed = msgspec.json.decode(limits, type=Limits | None)
     return serve(path, folder, int(sock), int(board), int(slots), float(grace), imposed)
 

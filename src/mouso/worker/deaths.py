@@ -19,6 +19,7 @@ import msgspec
 from mouso.clock import SYSTEM
 from mouso.errors import ErrorInfo
 from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
+from mouso.observe.logs import about
 from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
 from mouso.worker.frames import TaskInfo
@@ -160,7 +161,7 @@ def crash(lease: Lease, how: str) -> Outcome:
         reason="poison" if final else "crash",
     )
     if final:
-        log.error("job %s (%s) is dead (poison): %s", lease.id, lease.task, info.message)
+        log.error("job %s (%s) is dead (poison): %s", lease.id, lease.task, info.message, extra=about(lease))
     outcome = release(lease)
     outcome.charge, outcome.error = Charge.CRASH, info
     if final:

@@ -1,46 +1,100 @@
 """Runs one claim and decides what becomes of it. No I/O: the decision is an ``Outcome``, others carry it out.
 
-Steps: the task is looked up by name → the arguments are decoded into its types → the context is made → middleware and
-function run → the value is encoded, or the exception is judged by the job's retry policy.
+Steps: the signature is checked, if the app has keys → the task is looked up by name → the arguments are decoded into
+its types → the context is made → middleware and function run → the value is encoded, or the exception is judged by the
+job's retry policy.
+
+What a run takes is measured as closely as it costs next to nothing: to look at a thread's CPU clock takes 0.6 µs, at
+the memory of the process 8 µs, and a no-op run 3 µs. So the clock is read after a run, or a step of a coroutine, that
+took a millisecond or more, and before it only if the last reading is as old; of what was shorter its length is taken
+for its CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from mouso.app import Mouso
 from mouso.clock import MAX_SECONDS, SYSTEM, seconds
-from mouso.context import CURRENT, Context, StopRequested
-from mouso.errors import BadPayload, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
-from mouso.job import Charge, JobState, Lease, Outcome, Progress
+from mouso.context import CURRENT, Context, Log, StopRequested
+from mouso.errors import BadPayload, BadSignature, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
+from mouso.job import Charge, JobState, Lease, LogLine, Outcome, Progress
 from mouso.middleware import Middleware, compose
+from mouso.observe.logs import about
 from mouso.options import RunSettings
 from mouso.retry import Backoff, Decision, class_name
+from mouso.signing import NotDue, is_enveloped
 from mouso.task import Task
 from mouso.worker.outcomes import failure, outcome_of
 
 _MESSAGE = 4 << 10
 _TRACEBACK = 16 << 10
 _MANY = 1 << 53
+_FINE = 0.001
+_STALE = 0.005
 
 log = logging.getLogger("mouso.job")
 
 
+class Meter:
+    """How much CPU a thread has used, as it was last read.
+
+    Attributes:
+        cpu: Seconds.
+        at: When it was read, on the monotonic clock.
+    """
+
+    __slots__ = ("at", "cpu")
+
+    def __init__(self) -> None:
+        self.at = -1.0
+        self.cpu = 0.0
+
+    def spent(self, most: float) -> float:
+        """Seconds since the last reading, which is replaced by this one."""
+        before = self.cpu
+        self.at, self.cpu = SYSTEM.monotonic(), time.thread_time()
+        return min(self.cpu - before, most)
+
+
+_NO_METER = Meter()
+
+
 class Run:
-    """One claim while it runs.
+    """One claim while it runs. To await it is to await ``steps``, the task's coroutine, and to sum up its CPU.
 
     Attributes:
         timeout: Seconds, or None.
         stop: Makes a coroutine stop; None for a plain function.
+        meter: Of the thread that it runs on, once it has started.
+        cpu: Seconds that its steps have taken, but for the last; None for a plain function.
+        began: When its last step began.
     """
 
-    __slots__ = ("args", "context", "kwargs", "lease", "settings", "started", "stop", "task", "timeout")
+    __slots__ = (
+        "args",
+        "began",
+        "context",
+        "cpu",
+        "kwargs",
+        "lease",
+        "meter",
+        "settings",
+        "started",
+        "steps",
+        "stop",
+        "task",
+        "timeout",
+    )
 
     def __init__(
         self, lease: Lease, task: Task[..., Any], settings: RunSettings, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -54,18 +108,55 @@ class Run:
         self.started = 0.0
         self.context: Context
         self.stop: Callable[[], object] | None = None
+        self.meter = _NO_METER
+        self.cpu: float | None = None
+        self.began: float
+        self.steps: Coroutine[Any, None, Any]
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self  # type: ignore[return-value]  # an iterator with throw and close, which is all that is asked for
+
+    def __iter__(self) -> Run:
+        return self
+
+    def __next__(self) -> Any:
+        """One step of the coroutine; measuring it costs 0.3 µs."""
+        self.began = began = SYSTEM.monotonic()
+        meter = self.meter
+        if began - meter.at > _FINE:
+            meter.at, meter.cpu = began, time.thread_time()
+        future = self.steps.send(None)
+        took = SYSTEM.monotonic() - began
+        self.cpu += took if took < _FINE else meter.spent(took)  # type: ignore[operator]  # 0.0 before the first step
+        return future
+
+    def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
+        """A step that begins with an exception where the coroutine waits."""
+        self.began = SYSTEM.monotonic()
+        return self.steps.throw(kind if value is None else value)
+
+    def close(self) -> None:
+        """Ends the coroutine where it waits."""
+        self.steps.close()
 
 
 class Executor:
     """Runs claims of one app.
 
     Args:
-        report: Takes a running job's progress.
+        report: Takes a running job's progress, and the lines that it logs.
     """
 
-    def __init__(self, app: Mouso, report: Callable[[Context, Progress], None]) -> None:
+    def __init__(self, app: Mouso, report: Callable[[Context, Progress | LogLine], None]) -> None:
         self._app = app
         self._report = report
+        self._logging = threading.Lock()
+        self._loop_meter = Meter()
+        self._pid = os.getpid()
+        self._looked = -1.0
+        self._peak: int | None = None
+        self._ahead = 0
+        self._trust = app.trust
         self._around_functions = [m for m in app.middlewares if not asyncio.iscoroutinefunction(m)]
         self._around_coroutines = [m for m in app.middlewares if asyncio.iscoroutinefunction(m)]
 
@@ -81,15 +172,25 @@ class Executor:
         if lease.ttl is not None and waited * 1000 >= lease.ttl:
             return outcome_of(lease, JobState.EXPIRED, reason="expired")
         task = self._app.tasks.get(lease.task)
+        payload = lease.payload
         try:
+            if self._trust is not None:
+                payload = self._trust.open(lease)
             if task is None:
                 raise BadPayload(f"task {lease.task!r} is not registered in this worker's app")
             settings = task.settings if lease.options is None else _checked(task.run_settings(lease.options))
             if not (0 <= lease.attempts < _MANY and 0 <= lease.crashes < _MANY and 0 <= lease.releases < _MANY):
                 raise BadPayload("a stored counter is out of range: attempts, crashes or releases")
-            args, kwargs = task.signature.decode(lease.payload, lease.codec)
+            args, kwargs = task.signature.decode(payload, lease.codec, discreet=payload is not lease.payload)
+        except NotDue as early:
+            log.warning("job %s (%s) was handed out before it is due, and goes back", lease.id, lease.task)
+            return outcome_of(lease, JobState.SCHEDULED, delay=early.ms)
         except BaseException as error:  # a type of the app's own may raise anything when it is made
-            return _bad_payload(lease, error)
+            if self._trust is None and is_enveloped(lease.payload):
+                return _refused(
+                    lease, BadSignature("the job is signed, and this app has no keys to check it; give it some")
+                )
+            return _refused(lease, error)
         run = Run(lease, task, settings, args, kwargs)
         run.started = SYSTEM.monotonic()
         run.context = Context(
@@ -101,13 +202,16 @@ class Executor:
             enqueued_at=lease.enqueued_at,
             deadline=None if settings.timeout is None else run.started + settings.timeout,
             headers=settings.headers,
-            report=self._report,
+            report=self._take,
             key=lease.key,
         )
         return run
 
-    def run_function(self, run: Run) -> Outcome:
-        """Runs a plain function in this thread."""
+    def run_function(self, run: Run, meter: Meter | None = None) -> Outcome:
+        """Runs a plain function in this thread, whose meter this is."""
+        run.meter = meter = meter or Meter()
+        if run.started - meter.at > _FINE:
+            meter.at, meter.cpu = run.started, time.thread_time()
         token = CURRENT.set(run.context)
         try:
             if self._around_functions:
@@ -125,14 +229,15 @@ class Executor:
     async def run_coroutine(self, run: Run) -> Outcome:
         """Runs a coroutine function on this loop; its task's cancellation ends the job."""
         CURRENT.set(run.context)
+        run.meter, run.cpu = self._loop_meter, 0.0
         try:
             if self._around_coroutines:
-                value = await self._around(self._around_coroutines, run)()
+                run.steps = _waiting_for(self._around(self._around_coroutines, run)())
             elif run.task.context_parameter is None:
-                value = await run.task.function(*run.args, **run.kwargs)
+                run.steps = run.task.function(*run.args, **run.kwargs)
             else:
-                value = await run.task.invoke(run.context, run.args, run.kwargs)
-            return self._completed(run, value)
+                run.steps = run.task.invoke(run.context, run.args, run.kwargs)
+            return self._completed(run, await run)
         except BaseException as error:
             return self.ended(run, error)
 
@@ -144,26 +249,82 @@ class Executor:
         result = None
         if keep is not False:
             result = run.task.signature.encode_result(value, lease.codec, self._app.payload_limit)
-        return Outcome(
+            if self._trust is not None and result is not None:
+                result = self._trust.close_result(lease, result)
+        now = SYSTEM.monotonic()
+        took = now - run.started
+        if now - self._looked > _STALE:
+            self._look(now)
+        outcome = Outcome(
             lease.key,
             lease.token,
             lease.id,
             lease.task,
             lease.queue,
             JobState.COMPLETED,
-            SYSTEM.monotonic() - run.started,
+            took,
             result,
-            keep=int(keep * 1000) if not isinstance(keep, bool) else None,
+            Charge.NONE,
+            0,
+            int(keep * 1000) if not isinstance(keep, bool) else None,
+            "",
+            None,
+            int(run.started * 1000) + self._ahead,
+            took if took < _FINE else _cpu(run, now),
+            self._peak,
+            self._pid,
         )
+        if run.context.kept is not None or run.context.printed is not None:
+            self._leave(run.context, outcome)
+        return outcome
+
+    def _look(self, now: float) -> None:
+        """Learns what all runs of this process have in common: its peak memory, and how its clocks differ, in ms."""
+        self._looked = now
+        for _ in range(3):
+            before = SYSTEM.monotonic()
+            self._ahead = time.time_ns() // 1_000_000 - int(before * 1000)
+            if SYSTEM.monotonic() - before < _FINE:  # else another thread had its turn in between
+                break
+        try:  # not getrusage: what that tells begins with what the process that started this one had
+            status = os.open("/proc/self/status", os.O_RDONLY)
+            try:
+                self._peak = int(os.pread(status, 4096, 0).partition(b"\nVmHWM:")[2].split(None, 1)[0]) * 1024
+            finally:
+                os.close(status)
+        except (OSError, ValueError, IndexError):  # the system does not tell, or no descriptor is left
+            pass
+
+    def _take(self, context: Context, what: Progress | LogLine) -> None:
+        if isinstance(what, LogLine):
+            if self._app.log_lines == 0:
+                return
+            with self._logging:
+                if context.kept is None:
+                    context.kept = Log(self._app.log_lines, self._app.log_bytes)
+            context.kept.add(what)
+        self._report(context, what)
+
+    def _leave(self, context: Context, outcome: Outcome) -> None:
+        """Takes along what the run has logged, and ends its last line of output."""
+        if context.kept is not None:
+            outcome.log = context.kept.encoded()
+        if context.printed is not None:
+            context.printed.end()
 
     def ended(self, run: Run, error: BaseException) -> Outcome:
         """What an exception makes of the job."""
-        seconds_run = SYSTEM.monotonic() - run.started
+        now = SYSTEM.monotonic()
+        took = now - run.started
+        cpu = _cpu(run, now)
+        self._look(now)
         try:
             outcome = self._judge(run, error)
         except BaseException:  # not even its class can be asked for
             outcome = self._failed(run, RuntimeError(f"a {class_name(type(error))} that cannot be looked at"))
-        outcome.run_seconds = seconds_run
+        outcome.run_seconds, outcome.started_at = took, int(run.started * 1000) + self._ahead
+        outcome.cpu_seconds, outcome.peak_memory, outcome.pid = cpu, self._peak, self._pid
+        self._leave(run.context, outcome)
         return outcome
 
     def _judge(self, run: Run, error: BaseException) -> Outcome:
@@ -201,6 +362,18 @@ class Executor:
         )
 
 
+def _cpu(run: Run, now: float) -> float | None:
+    """Seconds of CPU that a run took that ends now; None if it was never begun."""
+    if run.meter is _NO_METER:
+        return None
+    took = now - (run.started if run.cpu is None else run.began)
+    return (run.cpu or 0.0) + (took if took < _FINE else run.meter.spent(took))
+
+
+async def _waiting_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
 def _checked(settings: RunSettings) -> RunSettings:
     """The settings of a job that brought options of its own.
 
@@ -219,12 +392,15 @@ def _checked(settings: RunSettings) -> RunSettings:
     return settings
 
 
-def _bad_payload(lease: Lease, error: BaseException) -> Outcome:
-    info = describe(error, max(lease.attempts, 0) + 1, "bad_payload")
-    if isinstance(error, (BadPayload, msgspec.MsgspecError)):
-        info = msgspec.structs.replace(info, type="BadPayload", traceback="")
-    log.error("job %s (%s) is dead (bad_payload): %s", lease.id, lease.task, info.message)
-    return outcome_of(lease, JobState.DEAD, reason="bad_payload", error=info)
+def _refused(lease: Lease, error: BaseException) -> Outcome:
+    """The outcome of a job that cannot be started: ``bad_signature`` or ``bad_payload``."""
+    reason = "bad_signature" if isinstance(error, BadSignature) else "bad_payload"
+    info = describe(error, max(lease.attempts, 0) + 1, reason)
+    if isinstance(error, (BadPayload, BadSignature, msgspec.MsgspecError)):
+        kind = "BadSignature" if isinstance(error, BadSignature) else "BadPayload"
+        info = msgspec.structs.replace(info, type=kind, traceback="")
+    log.error("job %s (%s) is dead (%s): %s", lease.id, lease.task, reason, info.message, extra=about(lease))
+    return outcome_of(lease, JobState.DEAD, reason=reason, error=info)
 
 
 def describe(error: BaseException, attempt: int, reason: str) -> ErrorInfo:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
@@ -17,7 +17,7 @@ from mouso.errors import ConfigError
 from mouso.events import Event
 from mouso.isolation import Limits
 from mouso.job import Charge, Lease, Outcome
-from mouso.worker import WorkerOptions, frames
+from mouso.worker import WorkerOptions, frames, stacks
 from mouso.worker.deaths import Coroner
 from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import resident
@@ -60,6 +60,22 @@ class Owner(Protocol):
         """Runs a step beside the others; its failure ends the worker."""
 
 
+class Census(NamedTuple):
+    """A fleet at one moment.
+
+    Attributes:
+        pids: The processes that live.
+        ready: How many of them take jobs.
+        running: Jobs that run.
+        held: Claimed jobs that have not started.
+    """
+
+    pids: list[int]
+    ready: int
+    running: int
+    held: int
+
+
 class Fleet:
     """The children.
 
@@ -69,20 +85,23 @@ class Fleet:
 
     Attributes:
         hello: What the app registered, from the first child that has loaded it; fails with ``ConfigError`` if none can.
-        size: How many children are to be alive.
         draining: Nothing is started any more.
+        size: How many children are to be alive.
+        restarts: How many were replaced, by the cause of their end.
     """
 
     def __init__(self, worker: str, options: WorkerOptions, size: int, inbox: Inbox, owner: Owner) -> None:
         self.hello: asyncio.Future[frames.Hello] = asyncio.get_running_loop().create_future()
         self.draining = False
         self.size = size
+        self.restarts: Counter[str] = Counter()
         self._options = options
         self._nursery = Nursery(worker, options)
         self._inbox = inbox
         self._owner = owner
         self._children: list[ChildProcess] = []
         self._coroner = Coroner()
+        self._stacks = stacks.Stacks(inbox.report)
         self._deaths = 0
         self._isolated: dict[str, Limits] = {}
         self._lonely: deque[tuple[Lease, float]] = deque()
@@ -125,7 +144,7 @@ class Fleet:
                 "child %d does not answer: a job holds its interpreter, or it was stopped; what waits in it goes to"
                 " others, its stacks follow", child.pid,
             )  # fmt: skip
-            child.dump()
+            self._owner.start(partial(stacks.dump, child))
             child.deaf = child.board.recalled = True
             self._owner.start(lambda: self._take_back(child))
         if silence > _HOPELESS and (child.stopped() or not child.running()):
@@ -175,9 +194,9 @@ class Fleet:
         self._nursery.close()
 
     def dump(self) -> None:
-        """Makes the children write the stacks of their threads to stderr."""
+        """Writes the stacks of all children to stderr, with the jobs that run on them."""
         for child in self._children:
-            child.dump()
+            self._owner.start(partial(stacks.dump, child))
 
     def _send_all(self, message: frames.ToChild) -> None:
         for child in self._children:
@@ -199,6 +218,13 @@ class Fleet:
     def running(self) -> int:
         """How many jobs run now."""
         return sum(len(child.running()) for child in self._children)
+
+    def census(self) -> Census:
+        """How many there are of what."""
+        running, claimed = self.running, len(self.held())
+        ready = sum(child.ready and not child.spare for child in self._children)
+        pids = [child.pid for child in self._children if child.pid]
+        return Census(pids, ready, running, max(claimed - running, 0))
 
     def room(self) -> int:
         """How many more jobs it can take."""
@@ -250,6 +276,13 @@ class Fleet:
                 child.stops.setdefault(key, (SYSTEM.monotonic(), "cancelled"))
                 child.send(frames.Stop(key, "cancelled"))
 
+    def find_stack(self, key: int | str, token: int) -> None:
+        """Has it reported where a job is."""
+        for child in self._children:
+            lease = child.leases.get(key)
+            if lease is not None and lease.token == token:
+                self._owner.start(partial(self._stacks.find, child, lease))
+
     def held(self) -> list[tuple[int | str, int]]:
         """Key and token of every claim that it knows of."""
         leases = [lease for child in self._children for lease in child.leases.values()]
@@ -284,7 +317,8 @@ class Fleet:
             case frames.Pong():
                 self._inbox.look()  # there may be room in it again
             case frames.Reports():
-                self._inbox.report([Update(key, token, progress) for key, token, progress in message.reports])
+                self._stacks.heard(message.updates)
+                self._inbox.report(message.updates)
             case frames.Hello():
                 self._welcome(child, message)
             case frames.Failed():
@@ -374,34 +408,65 @@ class Fleet:
             if not child.dismissed:
                 self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
             if not child.spare and not child.leaving:
+                self.restarts[cause_of_end(child)] += 1
                 self._owner.start(self._respawn)
             self._owner.start(self._spawn_spares)
             self._isolate_next()
             self._inbox.look()
 
+    def _regular(self) -> list[ChildProcess]:
+        """The children that are to stay."""
+        return [child for child in self._children if not child.spare and not child.leaving]
+
     async def _respawn(self) -> None:
+        """Brings the fleet to its size."""
         await self._calm_down()
-        while not self.draining and await self._spawn() is None:
-            await self._calm_down()
+        while not self.draining and len(self._regular()) < self.size:
+            if await self._spawn() is None:
+                await self._calm_down()
+
+    def resize(self, size: int) -> None:
+        """Starts children, or lets some end after their jobs."""
+        self.size = size
+        surplus = sorted(self._regular(), key=lambda child: len(child.leases))[: max(len(self._regular()) - size, 0)]
+        for child in surplus:
+            child.leave()
+        self._owner.start(self._respawn)
+
+    async def renew(self) -> bool:
+        """Replaces all children, one after the other, by such as import the app anew.
+
+        Returns:
+            False if the first of them could not start; then the others stay.
+        """
+        self._nursery.renew()
+        for child in self._regular():
+            if not child.gone and not await self._replace(child):
+                return False
+        return True
 
     def _succeed(self, child: ChildProcess, why: str) -> None:
         """Replaces a child between jobs: it ends when its successor can work. One after the other."""
         if not self._succeeding and not self.draining:
             self._succeeding = True
             log.info("child %d is replaced: %s", child.pid, why)
-            self._owner.start(lambda: self._replace(child))
+            self._owner.start(partial(self._succeed_now, child))
 
-    async def _replace(self, child: ChildProcess) -> None:
+    async def _succeed_now(self, child: ChildProcess) -> None:
         try:
-            successor = await self._spawn()
-            if successor is None:
+            if not await self._replace(child):
                 await self._calm_down()
-                return
-            await successor.arrived.wait()
-            if successor.ready:
-                child.leave()
         finally:
             self._succeeding = False
+
+    async def _replace(self, child: ChildProcess) -> bool:
+        successor = await self._spawn()
+        if successor is not None:
+            await successor.arrived.wait()
+        if successor is None or not successor.ready:
+            return False
+        child.leave()
+        return True
 
     async def _calm_down(self) -> None:
         """Waits a while after deaths that no job explains, longer after each."""
@@ -455,3 +520,8 @@ class Fleet:
             if await self._spawn(spare=True) is None:
                 self._owner.start(self._spawn_spares)
                 return
+
+
+def cause_of_end(child: ChildProcess) -> str:
+    """Why a child has ended, in few and always the same words: ``killed`` (by its supervisor), or by its exit code."""
+    return "killed" if child.killed else describe(child.exit or Exit(None)).rpartition(", ")[2]

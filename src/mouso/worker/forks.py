@@ -88,7 +88,7 @@ class Template:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-P", "-m", "mouso.worker.template", worker, str(theirs.fileno())]
-            command += [options.log_level, options.app, options.folder or os.getcwd()]
+            command += [options.log_level, options.log_format, options.app, options.folder or os.getcwd()]
             try:
                 process = Spawned(command, (theirs.fileno(),))
             except BaseException:

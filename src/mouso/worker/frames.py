@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
+from mouso.brokers.base import Update
 from mouso.events import Event
 from mouso.isolation import Limits
-from mouso.job import Lease, Outcome, Progress
+from mouso.job import Lease, Outcome
 from mouso.retry import Backoff
 
 MAX_FRAME = 256 << 20
@@ -55,6 +56,13 @@ class Drain(msgspec.Struct, tag="drain", array_like=True):
 
 class Ping(msgspec.Struct, tag="ping", array_like=True):
     """Answer."""
+
+
+class Inspect(msgspec.Struct, tag="inspect", array_like=True):
+    """Report where a running job is."""
+
+    key: int | str
+    token: int
 
 
 class Exit(msgspec.Struct, tag="exit", array_like=True):
@@ -97,12 +105,12 @@ class Outcomes(msgspec.Struct, tag="outcomes", array_like=True):
 
 
 class Reports(msgspec.Struct, tag="reports", array_like=True):
-    """Progress of running jobs: key, token, progress."""
+    """News of running jobs."""
 
-    reports: list[tuple[int | str, int, Progress]]
+    updates: list[Update]
 
 
-ToChild = Jobs | Stop | Drain | Ping | Exit | Happened
+ToChild = Jobs | Stop | Drain | Ping | Inspect | Exit | Happened
 ToSupervisor = Hello | Failed | Pong | Outcomes | Reports
 
 _encoder = msgspec.msgpack.Encoder()

@@ -57,6 +57,7 @@ class Nursery:
             str(slots),
             str(options.grace),
             options.log_level,
+            options.log_format,
             options.app,
             options.folder or os.getcwd(),
             msgspec.json.encode(limits).decode(),

@@ -6,6 +6,7 @@ import logging
 
 from mouso.errors import ErrorInfo
 from mouso.job import Charge, JobState, Lease, Outcome
+from mouso.observe.logs import about
 from mouso.retry import Decision
 
 log = logging.getLogger("mouso.job")
@@ -14,11 +15,14 @@ log = logging.getLogger("mouso.job")
 def failure(lease: Lease, decision: Decision, info: ErrorInfo) -> Outcome:
     """The outcome of a failed attempt, and its line in the log."""
     if decision.delay is None:
-        log.error("job %s (%s) is dead (%s): %s: %s", lease.id, lease.task, decision.reason, info.type, info.message)
+        log.error(
+            "job %s (%s) is dead (%s): %s: %s", lease.id, lease.task, decision.reason, info.type, info.message,
+            extra=about(lease),
+        )  # fmt: skip
         return outcome_of(lease, JobState.DEAD, charge=Charge.ATTEMPT, reason=decision.reason, error=info)
     log.warning(
         "job %s (%s) failed attempt %d, next in %.1f s: %s: %s",
-        lease.id, lease.task, info.attempt, decision.delay, info.type, info.message,
+        lease.id, lease.task, info.attempt, decision.delay, info.type, info.message, extra=about(lease),
     )  # fmt: skip
     return outcome_of(lease, JobState.RETRYABLE, charge=Charge.ATTEMPT, delay=int(decision.delay * 1000), error=info)
 

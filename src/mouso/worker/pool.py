@@ -26,11 +26,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mouso.app import Mouso
+from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
 from mouso.context import Context
-from mouso.job import Lease, Outcome, Progress
-from mouso.worker.board import Board
-from mouso.worker.executor import Executor, Run
+from mouso.job import Lease, LogLine, Outcome, Progress
+from mouso.worker import stacks
+from mouso.worker.board import Board, number
+from mouso.worker.executor import Executor, Meter, Run
 from mouso.worker.frames import Outcomes, Reports, portions
 from mouso.worker.loopwatch import LoopWatch
 from mouso.worker.outcomes import release
@@ -39,6 +41,8 @@ TICK = 0.001
 SLOW_TICK = 0.01
 FLUSH = 0.002
 REPORT = 0.05
+LOG_RATE = 256 << 10
+"""Bytes a second of the logs of running jobs, of which all that is kept is sent again each time."""
 GIVE_BACK = 0.25
 """Seconds after which a job that has not started is given back."""
 
@@ -96,12 +100,15 @@ class Pool:
         self._tasks: dict[asyncio.Task[Outcome], Run] = {}
         self._loop_watch = LoopWatch(loop, lambda: bool(self._tasks), self._job_of)
         self._outcomes: deque[Outcome] = deque()
-        self._reports: dict[int | str, tuple[int | str, int, Progress]] = {}
-        self._flushed = self._reported = 0.0
+        self._reports: dict[int | str, Update] = {}
+        self._logged: dict[int | str, Context] = {}
+        self._flushed = self._reported = self._logs_due = 0.0
         self._deadlines: list[tuple[float, int, Run]] = []
         self._order = itertools.count()
         self._next_tick = math.inf
         self._forked = False
+        for slot in self._slots:
+            board.here(slot)
 
     def forked(self) -> None:
         """This process is a fork that a job has made, and no child of the supervisor: it ends when that job returns."""
@@ -141,6 +148,8 @@ class Pool:
                 self._wake_threads(max(1, self._occupied))
             unsent = bool(self._outcomes or self._reports)
             pause = self._pause(unsent)
+            if self._logged:
+                pause = min(pause, max(self._logs_due - now, TICK))
             if len(self._deadlines) > 1000 + 4 * self._concurrency:
                 self._forget_ended_deadlines()
             deadline = self._deadlines[0][0] if self._deadlines else math.inf
@@ -200,9 +209,34 @@ class Pool:
             if self._reports and (outcomes or self._flushed - self._reported > REPORT):
                 self._reported = self._flushed
                 self._send(Reports([self._reports.pop(key) for key in list(self._reports)]))
+            if self._logged and self._flushed >= self._logs_due:
+                self._send_logs()
             for part in portions(outcomes, _result_size) if len(outcomes) > 32 else (outcomes,):
                 if part:
                     self._send(Outcomes(list(part)))
+
+    def _send_logs(self) -> None:
+        """Sends the logs of jobs that still run: the others' go with their outcomes."""
+        contexts = [self._logged.pop(key) for key in list(self._logged)]
+        running = {id(run.context) for run in list(self._runs.values())}
+        logs = [(c, c.kept.encoded()) for c in contexts if id(c) in running and c.kept is not None]
+        self._logs_due = self._flushed + REPORT + sum(len(log) for _, log in logs) / LOG_RATE
+        if logs:
+            self._send(Reports([Update(context.key, context.token, log=log) for context, log in logs]))
+
+    def inspect(self, key: int | str, token: int) -> None:
+        """Reports where a job is, if it runs."""
+        run = self._runs.get(key)
+        if run is None or run.lease.token != token:
+            return
+        task = next((task for task, found in list(self._tasks.items()) if found is run), None)
+        if task is not None:
+            stack = stacks.of_task(task, self._loop_thread)
+        else:
+            stack = stacks.of_thread(self._board.threads().get(number(key), 0))
+        if stack:
+            with self._sending:
+                self._send(Reports([Update(key, token, stack=stacks.innermost(stack))]))
 
     # -- choosing what runs next; the lock is held
 
@@ -267,6 +301,8 @@ class Pool:
         """A thread's life: run what waits, then sleep until woken."""
         asleep = threading.Lock()
         asleep.acquire()
+        meter = Meter()
+        self._board.here(slot)
         while True:
             waiting, coroutines = self._next_function(asleep)
             if coroutines:
@@ -279,7 +315,7 @@ class Pool:
             run = self._prepare(waiting, slot)
             if isinstance(run, Run):
                 self._begin(run, slot, waiting.arrival)
-                outcome = self._executor.run_function(run)
+                outcome = self._executor.run_function(run, meter)
                 if self._forked:
                     os._exit(0)
                 self._end(run, slot)
@@ -292,8 +328,8 @@ class Pool:
 
     def _prepare(self, waiting: _Waiting, slot: int) -> Run | Outcome:
         lease = waiting.lease
-        self._board.start(slot, lease.key, waiting.arrival, None)  # decoding it may already be what kills the process
-        if self._board.recalled:
+        # Noted at once: decoding it may already be what kills the process.
+        if not self._board.start(slot, lease.key, waiting.arrival, None):
             return release(lease)
         return self._executor.prepare(lease, SYSTEM.monotonic() - waiting.since)
 
@@ -400,13 +436,19 @@ class Pool:
         if run.stop is not None:
             self._loop.call_soon_threadsafe(run.stop)
 
-    def _report(self, context: Context, progress: Progress) -> None:
-        self._reports[context.key] = (context.key, context.token, progress)
-        if SYSTEM.monotonic() - self._reported > REPORT:
+    def _report(self, context: Context, what: Progress | LogLine) -> None:
+        now = SYSTEM.monotonic()
+        if isinstance(what, Progress):
+            self._reports[context.key] = Update(context.key, context.token, what)
+            due = now - self._reported > REPORT
+        else:
+            self._logged[context.key] = context
+            due = now >= self._logs_due
+        if due:
             self.flush()
         else:
             self._kick()
 
 
 def _result_size(outcome: Outcome) -> int:
-    return len(outcome.result or b"")
+    return len(outcome.result or b"") + len(outcome.log or b"")

@@ -62,6 +62,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         jobs: How many it has ended.
         deaf: Whether it has not answered and was relieved of what it had not started.
         stops: When which job was asked to stop, and why.
+        stacks_lock: Held by who lets it write its stacks.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._heard = self.started
         self._asked: float | None = None
         self.stops: dict[int | str, tuple[float, str]] = {}
+        self.stacks_lock = asyncio.Lock()
         self.board = Board.create(2 * slots)
         self._on_message = on_message
         self._on_exit = on_exit
@@ -160,7 +162,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self.exit is None and not self.killed and not self._broken:
             self._broken = True
             log.error("child %d is broken and killed: %s", self.pid, why)
-            self._signal(signal.SIGKILL)
+            self.signal(signal.SIGKILL)
 
     # -- talking
 
@@ -211,13 +213,10 @@ class ChildProcess(asyncio.BufferedProtocol):
     def kill(self) -> None:
         """Ends it at once, or as soon as it has been started."""
         self.killed = True
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
-    def dump(self) -> None:
-        """Makes it write the stacks of its threads to stderr."""
-        self._signal(signal.SIGQUIT)
-
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Sends it a signal; does nothing when it has ended."""
         if self._process is not None:
             self._process.signal(number)
 

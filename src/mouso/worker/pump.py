@@ -14,6 +14,7 @@ from mouso.brokers.base import BATCH, Broker, Update, Want
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, ConfigError
 from mouso.job import Outcome
+from mouso.observe.metrics import Metrics
 from mouso.worker.fleet import Fleet
 from mouso.worker.shares import Turns
 from mouso.worker.watchdog import Watchdog
@@ -40,14 +41,26 @@ class Broken(Exception):
 
 
 class Line:
-    """The supervisor's way to the broker: verbs run in threads, an outage is two lines in the log."""
+    """The supervisor's way to the broker: verbs run in threads, an outage is two lines in the log.
+
+    Attributes:
+        down_since: When the broker stopped answering, on ``SYSTEM.monotonic()``; None while it answers.
+        outages: How often it did.
+    """
 
     def __init__(self, broker: Broker, watchdog: Watchdog) -> None:
         self.broker = broker
         self._watchdog = watchdog
         self._numbers = itertools.count()
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="mouso-broker")
-        self._down_since: float | None = None
+        self.down_since: float | None = None
+        self.outages = 0
+        self._outage_seconds = 0.0
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long the broker did not answer, all outages together."""
+        return self._outage_seconds + (0.0 if self.down_since is None else SYSTEM.monotonic() - self.down_since)
 
     async def call(self, verb: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls a verb.
@@ -61,15 +74,16 @@ class Line:
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except (BrokerError, ConfigError) as error:
-            if self._down_since is None:
-                self._down_since = SYSTEM.monotonic()
+            if self.down_since is None:
+                self.down_since = SYSTEM.monotonic()
+                self.outages += 1
                 log.error("the broker does not answer: %s", error)
             raise Broken(str(error)) from error
         finally:
             del calls[number]
-        if self._down_since is not None:
-            log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self._down_since)
-            self._down_since = None
+        if self.down_since is not None:
+            log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self.down_since)
+            self._outage_seconds, self.down_since = self.outage_seconds, None
         return result
 
     def close(self) -> None:
@@ -91,11 +105,13 @@ class Pump:
     Attributes:
         claiming: Whether new jobs are wanted.
         due: Set when a scheduled or retryable job is due.
+        metrics: What it counts in, if anybody wants to know.
     """
 
     def __init__(self, worker: str, turns: Turns | None) -> None:
         self.claiming = True
         self.due = asyncio.Event()
+        self.metrics: Metrics | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._worker = worker
         self._turns = turns
@@ -106,6 +122,7 @@ class Pump:
         self._outcomes: list[Outcome] = []
         self._updates: list[Update] = []
         self._unsettled = 0
+        self._stepped: float | None = None
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
         self._parked: set[str] = set()
@@ -150,12 +167,26 @@ class Pump:
         """Whether every outcome is stored."""
         return not self._outcomes and not self._unsettled and not self._updates
 
+    @property
+    def unsettled(self) -> int:
+        """How many outcomes are not stored yet."""
+        return len(self._outcomes) + self._unsettled
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since its last step; 0 while the broker is to make the next one."""
+        if self._stepped is None or (self._bell is not None and not self._bell.done()):
+            return 0.0
+        return SYSTEM.monotonic() - self._stepped
+
     async def run(self) -> None:
         """Exchanges for as long as it is not cancelled."""
         pause = _BACKOFF[0]
         while True:
+            self._stepped = SYSTEM.monotonic()
             await self._news.wait()
             self._news.clear()
+            self._stepped = None
             try:
                 while await self._exchange():
                     if self._fleet.well_fed(_AMPLE):
@@ -182,6 +213,7 @@ class Pump:
             return False
         want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
         self._unsettled = len(outcomes)
+        began = SYSTEM.monotonic()
         try:
             exchange = await self._line.call(self._line.broker.exchange, self._worker, outcomes, want)
         except Broken:
@@ -191,9 +223,13 @@ class Pump:
             self._unsettled = 0
         if exchange.fenced or exchange.parked or exchange.next_due is not None or self._due_timer is not None:
             self._note(exchange.fenced, exchange.parked, exchange.next_due)
-        if outcomes and self._on_settled is not None:
+        if exchange.fenced:
             fenced = set(exchange.fenced)
-            self._on_settled([o for o in outcomes if o.key not in fenced] if fenced else outcomes)
+            outcomes = [o for o in outcomes if o.key not in fenced]
+        if outcomes and self._on_settled is not None:
+            self._on_settled(outcomes)
+        if self.metrics is not None:
+            self.metrics.exchanged(SYSTEM.monotonic() - began, outcomes, exchange.leases, len(exchange.fenced))
         self._fleet.place(exchange.leases)
         full = len(exchange.leases) == limit > 0
         return bool(self._outcomes) or (full and self._fleet.room() > 0) or bool(exchange.parked)

@@ -33,6 +33,7 @@ from mouso.worker.fleet import Fleet
 from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.shares import Turns
+from mouso.worker.vitals import Vitals
 from mouso.worker.watchdog import EXIT_CODE, Watchdog
 
 _BEAT_IDLE = 5.0
@@ -62,8 +63,8 @@ def main(options: WorkerOptions) -> int:
         BrokerUnavailable: The broker did not answer at the start.
     """
     share_arenas()
-    log_to_stderr(options.log_level)
-    return asyncio.run(Supervisor(options).run())
+    log_to_stderr(options.log_level, options.log_format)
+    return asyncio.run(Supervisor(options, Vitals(options)).run())
 
 
 def usable_cpus() -> int:
@@ -79,8 +80,9 @@ def usable_cpus() -> int:
 class Supervisor:
     """One worker."""
 
-    def __init__(self, options: WorkerOptions) -> None:
+    def __init__(self, options: WorkerOptions, vitals: Vitals) -> None:
         self._options = options
+        self._vitals = vitals
         self._count = options.processes or usable_cpus()
         self._id = secrets.token_hex(8)
         self._here = identity()
@@ -112,6 +114,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGQUIT, self._dump)
         moving = asyncio.create_task(self._move())
+        self._vitals.begin(self._fleet, self._pump, self._watchdog)
+        self.start(self._vitals.watch)
         try:
             await self._fleet.launch()
             if not await self._first_hello():
@@ -130,6 +134,7 @@ class Supervisor:
             await self._fleet.kill()
             self._watchdog.close()
             moving.cancel()
+            self._vitals.end()
 
     def _dump(self) -> None:
         """Writes the stacks of all threads of all processes to stderr."""
@@ -184,6 +189,8 @@ class Supervisor:
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
         self._pump.connect(self._line, self._fleet, frozenset(tasks), self._settled if self._subscribed else None)
+        self._pump.metrics = self._vitals.metrics
+        self._vitals.joined(self._line, self._info, lambda: self._renewed)
         log.info(
             "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
             self._name, broker.url, self._count, self._options.concurrency, len(tasks), self._options.app,
@@ -204,6 +211,7 @@ class Supervisor:
 
     async def _shut_down(self) -> int:
         """Gives back, waits, interrupts, releases, retires."""
+        self._vitals.stopping()
         self._pump.claiming = False
         deadline = SYSTEM.monotonic() + self._options.grace
         log.info("stopping: %d jobs run, they have %g s", self._fleet.running, self._options.grace)
@@ -257,6 +265,8 @@ class Supervisor:
             for command in commands:
                 if command.kind == "cancel":
                     self._fleet.stop(command.key, command.token)
+                elif command.kind == "stack":
+                    self._fleet.find_stack(command.key, command.token)
                 elif command.kind == "rejoin":
                     log.warning("the lease of this worker had ended; its jobs were taken over and are stopped")
                     self._fleet.interrupt("fenced")

@@ -1,6 +1,6 @@
 """A process that has imported the app and is copied: a fork starts in milliseconds, and shares the app's memory.
 
-    python -m mouso.worker.template WORKER CONTROL LOG_LEVEL APP FOLDER
+    python -m mouso.worker.template WORKER CONTROL LOG_LEVEL LOG_FORMAT APP FOLDER
 
 It runs no job, has one thread and opens nothing, so its copies start from a state that is fit to be copied. An app
 that starts threads when it is imported has no such state, and no template.
@@ -73,12 +73,12 @@ _fork = msgspec.msgpack.Decoder(Fork)
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, control_descriptor, level, path, folder = arguments
+    _, control_descriptor, level, form, path, folder = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     share_arenas()
-    log_to_stderr(level)
+    log_to_stderr(level, form)
     os.set_inheritable(int(control_descriptor), False)
     control = socket.socket(fileno=int(control_descriptor))
     try:

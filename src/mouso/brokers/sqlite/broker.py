@@ -15,6 +15,7 @@ from mouso.brokers.base import (
     Capabilities,
     Command,
     DeleteResult,
+    Diagnosis,
     Enqueued,
     Exchange,
     JobFilter,
@@ -32,7 +33,7 @@ from mouso.brokers.sqlite.store import Store, engine_notice
 from mouso.clock import SYSTEM, Clock
 from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
-from mouso.job import Job, Outcome
+from mouso.job import Job, Outcome, RunInfo
 
 _LOOK_AGAIN = 1.0
 """Seconds after which a waiting caller looks by itself: rings are hints."""
@@ -144,7 +145,7 @@ class SQLiteBroker:
 
     def report(self, worker: str, updates: Sequence[Update]) -> list[int | str]:
         with self._store.write() as tx:
-            fenced = working.report(tx, updates)
+            fenced = working.report(tx, worker, updates, self._clock.now())
         self._bells.ring(CALLERS)
         return fenced
 
@@ -206,6 +207,10 @@ class SQLiteBroker:
         self._ring_all()
         return results
 
+    def ask_stack(self, id: str) -> bool:
+        with self._store.write() as tx:
+            return working.ask_stack(tx, id)
+
     def delete(self, ids: Sequence[str]) -> list[DeleteResult]:
         with self._store.write() as tx:
             results = operating.delete(tx, ids)
@@ -240,6 +245,11 @@ class SQLiteBroker:
                 found.update((job.id, job) for job in jobs.values())
         return [found.get(id_) for id_ in ids]
 
+    def runs(self, id: str) -> list[RunInfo]:
+        with self._store.read() as tx:
+            seqs = [seq for (seq,) in tx.execute("SELECT seq FROM mouso_jobs WHERE id = ? AND id <> ''", (id,))]
+            return [run for job in rows.read_jobs(tx, seqs, errors=False).values() for run in rows.read_runs(tx, job)]
+
     def find(self, where: JobFilter) -> list[Job]:
         jobs: list[Job] = []
         with self._store.read() as tx:
@@ -273,6 +283,15 @@ class SQLiteBroker:
             for info, beat, until, running in found
         ]
         return sorted(infos, key=lambda info: info.started_at)
+
+    def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
+        from mouso.brokers.sqlite import diagnosis, looking  # for the one program that asks
+
+        findings, readable = diagnosis.examine(self._store.path, self._clock, retention, full=full)
+        view = SQLiteBroker(BrokerURL.parse(self.url), clock=self._clock) if readable else None
+        if view is not None:
+            view._store = looking.Reader(os.path.realpath(self._store.path), "")
+        return Diagnosis(findings, view)
 
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
         deadline = self._clock.monotonic() + timeout

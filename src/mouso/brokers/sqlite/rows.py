@@ -10,7 +10,19 @@ from typing import Any
 import msgspec
 
 from mouso.errors import ErrorInfo
-from mouso.job import Job, JobState, Progress, UniqueScope
+from mouso.job import (
+    KEPT_RUNS,
+    Job,
+    JobState,
+    Outcome,
+    Progress,
+    RunInfo,
+    Stack,
+    UniqueScope,
+    decode_log,
+    end_of_run,
+    measures,
+)
 
 Tallies = Counter[tuple[str, str]]
 """Changes to the number of finished jobs, by queue and state."""
@@ -20,6 +32,7 @@ MOST_IDS = 500
 
 _ERROR = msgspec.json.Decoder(ErrorInfo)
 _PROGRESS = msgspec.json.Decoder(Progress)
+_STACK = msgspec.json.Decoder(Stack)
 
 _JOB = """
 SELECT j.seq, j.id, j.task, j.payload, j.codec, j.queue, j.priority, l.due, coalesce(l.expires_at, h.expires_at),
@@ -27,7 +40,7 @@ SELECT j.seq, j.id, j.task, j.payload, j.codec, j.queue, j.priority, l.due, coal
        coalesce(l.attempts, h.attempts), coalesce(l.crashes, h.crashes), coalesce(l.releases, h.releases),
        coalesce(l.claims, h.claims), j.enqueued_at, h.finished_at, h.run_seconds,
        coalesce(h.worker, (SELECT id FROM mouso_workers WHERE n = l.worker)), l.cancel,
-       coalesce(l.progress, h.progress), h.result, h.reason
+       coalesce(l.progress, h.progress), h.result, h.reason, h.started_at, h.cpu_seconds, h.peak_memory, h.pid
 FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)
 """
 
@@ -87,6 +100,10 @@ def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
         enqueued_at=row[18],
         finished_at=row[19],
         run_seconds=row[20],
+        started_at=row[26],
+        cpu_seconds=row[27],
+        peak_memory=row[28],
+        pid=row[29],
         worker=row[21],
         parked=parked,
         cancel_requested=bool(row[22]),
@@ -116,17 +133,22 @@ def finish(
     *,
     reason: str = "",
     worker: str | None = None,
-    run_seconds: float | None = None,
-    result: bytes | None = None,
-    keep_until: int | None = None,
+    outcome: Outcome | None = None,
 ) -> None:
-    """Moves a live job to the history as ``state``."""
+    """Moves a live job to the history as ``state``, with the end of its last run if that caused it."""
+    run: tuple[object, ...] = (None,) * 7
+    if outcome is not None:
+        keep_until = None if outcome.keep is None else now + outcome.keep
+        run = (
+            outcome.run_seconds, outcome.started_at, outcome.cpu_seconds, outcome.peak_memory, outcome.pid,
+            outcome.result, keep_until,
+        )  # fmt: skip
     (queue,) = tx.execute(
-        "INSERT INTO mouso_history (seq, state, queue, finished_at, run_seconds, worker, claims, attempts, crashes,"
-        " releases, expires_at, keep_until, reason, progress, result)"
-        " SELECT seq, ?, queue, ?, ?, ?, claims, attempts, crashes, releases, expires_at, ?, ?, progress, ?"
+        "INSERT INTO mouso_history (seq, state, queue, finished_at, worker, claims, attempts, crashes, releases,"
+        " expires_at, reason, progress, run_seconds, started_at, cpu_seconds, peak_memory, pid, result, keep_until)"
+        " SELECT seq, ?, queue, ?, ?, claims, attempts, crashes, releases, expires_at, ?, progress, ?, ?, ?, ?, ?, ?, ?"
         " FROM mouso_live WHERE seq = ? RETURNING queue",
-        (state, now, run_seconds, worker, keep_until, reason, result, seq),
+        (state, now, worker, reason, *run, seq),
     ).fetchone()
     tx.execute("DELETE FROM mouso_live WHERE seq = ?", (seq,))
     tallies[queue, state] += 1
@@ -141,7 +163,7 @@ def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = Fal
             " (SELECT unique_key, id FROM mouso_jobs WHERE seq = ? AND unique_scope = 'period')",
             keys,
         )
-    for table in ("mouso_live", "mouso_history", "mouso_errors", "mouso_jobs"):
+    for table in ("mouso_live", "mouso_history", "mouso_errors", "mouso_runs", "mouso_jobs"):
         tx.executemany(f"DELETE FROM {table} WHERE seq = ?", keys)
     tx.executemany("UPDATE mouso_jobs SET seq = ? WHERE id = '' AND seq < ?", [max(keys) * 2] if keys else [])
 
@@ -165,6 +187,75 @@ def give_back_one(tx: sqlite3.Connection, seq: int, now: int, tallies: Tallies) 
     ).fetchone()
     if cancel:
         finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
+
+
+_NOTE = """
+INSERT INTO mouso_runs (seq, claims, attempt, worker, {column}) SELECT seq, claims, attempts + 1, ?, ?
+FROM mouso_live WHERE seq = ? AND claims = ?
+ON CONFLICT DO UPDATE SET worker = excluded.worker, {column} = excluded.{column}
+"""
+_END = "UPDATE mouso_runs SET worker = ?, run = ? WHERE seq = ? AND claims = ?"
+_TRIM = f"DELETE FROM mouso_runs WHERE seq = ? AND claims <= ? - {KEPT_RUNS}"
+
+
+def note_run(tx: sqlite3.Connection, key: int | str, token: int, worker: str, **facts: str) -> None:
+    """Adds to what is known of the run of a live job: its ``run``, ``log`` or ``stack``, as stored."""
+    for column, value in facts.items():
+        tx.execute(_NOTE.format(column=column), (worker, value, key, token))
+    tx.execute(_TRIM, (key, token))
+
+
+def end_run(tx: sqlite3.Connection, worker: str, outcome: Outcome) -> None:
+    """Keeps what a run that did not complete took, and what any run logged."""
+    facts = {} if outcome.log is None else {"log": outcome.log.decode()}
+    if outcome.state is not JobState.COMPLETED:
+        took = measures(outcome)
+        run = encode_text({"end": end_of_run(outcome.state, outcome.charge), **took})
+        if took or facts:
+            facts["run"] = run
+        else:
+            tx.execute(_END, (worker, run, outcome.key, outcome.token))
+    if facts:
+        note_run(tx, outcome.key, outcome.token, worker, **facts)
+
+
+def read_runs(tx: sqlite3.Connection, job: Job) -> list[RunInfo]:
+    """What is known of the runs of a job, oldest first."""
+    found = fetch(
+        tx,
+        "SELECT claims, attempt, worker, run, log, stack FROM mouso_runs JOIN mouso_jobs USING (seq) WHERE id = ?"
+        f" AND claims > ? - {KEPT_RUNS} AND coalesce(run, log, stack) IS NOT NULL ORDER BY claims",
+        (job.id, job.claims),
+    )
+    runs = [_run(row, job) for row in found]
+    if job.state is JobState.COMPLETED and job.started_at is not None and not (runs and runs[-1].token == job.claims):
+        runs.append(_completed(job))
+    return runs
+
+
+def _completed(job: Job, **facts: Any) -> RunInfo:
+    return RunInfo(
+        token=job.claims,
+        attempt=job.attempts + 1,
+        end="completed",
+        worker=job.worker or "",
+        **measures(job),
+        **facts,
+    )
+
+
+def _run(row: tuple[Any, ...], job: Job) -> RunInfo:
+    token, attempt, worker, run, log, stack = row
+    facts: dict[str, Any] = decode_log(log)
+    if stack is not None:
+        facts["stack"] = _STACK.decode(stack)
+    if token == job.claims and job.state is JobState.COMPLETED:
+        return _completed(job, **facts)
+    if run is not None:
+        facts |= msgspec.json.decode(run)
+    elif token != job.claims or job.state is not JobState.RUNNING:
+        facts["end"] = "lost"
+    return RunInfo(token=token, attempt=attempt, worker=worker, **facts)
 
 
 def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:

@@ -9,7 +9,8 @@ final). So neither a claim nor a settle copies a payload: with everything in one
 young job: SQLite gives out the highest one plus 1, and a row with the empty id, which is no job, is moved to the
 highest one that was deleted (AUTOINCREMENT or a counter would cost each enqueue one more page).
 In ``mouso_live`` the state ``parked`` stands for an available job whose task no worker knows; ``due`` is set exactly
-while a job is scheduled or retryable.
+while a job is scheduled or retryable. ``mouso_runs`` has a row for each run of which there is more to tell than
+``mouso_history`` can: those that did not complete, those that logged, those whose stack was ``asked`` for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sqlite3
 
 from mouso.errors import SchemaError
 
-VERSION = 1
+VERSION = 2
 
 _CREATE = """
 CREATE TABLE mouso_meta (
@@ -131,7 +132,27 @@ CREATE TABLE mouso_workers (
 ) STRICT;
 """
 
-_STEPS: tuple[str, ...] = (_CREATE,)
+_RUNS = """
+ALTER TABLE mouso_history ADD COLUMN started_at INTEGER;
+ALTER TABLE mouso_history ADD COLUMN cpu_seconds REAL;
+ALTER TABLE mouso_history ADD COLUMN peak_memory INTEGER;
+ALTER TABLE mouso_history ADD COLUMN pid INTEGER;
+
+CREATE TABLE mouso_runs (
+    seq     INTEGER NOT NULL,
+    claims  INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    asked   INTEGER NOT NULL DEFAULT 0,
+    worker  TEXT NOT NULL DEFAULT '',
+    run     TEXT,
+    log     TEXT,
+    stack   TEXT,
+    PRIMARY KEY (seq, claims)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX mouso_runs_asked ON mouso_runs (seq, claims) WHERE asked = 1;
+"""
+
+_STEPS: tuple[str, ...] = (_CREATE, _RUNS)
 """``_STEPS[v]`` turns version ``v`` into ``v + 1``."""
 
 

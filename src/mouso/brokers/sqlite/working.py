@@ -12,7 +12,7 @@ import msgspec
 
 from mouso.brokers.base import LEASE_MS, Command, Exchange, Update, Want, WorkerInfo
 from mouso.brokers.sqlite import rows
-from mouso.job import Charge, JobState, Lease, Outcome, check_transition
+from mouso.job import Charge, JobState, Lease, Outcome, Stack, check_transition, measures
 
 log = logging.getLogger("mouso.brokers.sqlite")
 
@@ -22,14 +22,15 @@ _ROWS = 100
 _REFUSED = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 _COMPLETE = """
 INSERT OR IGNORE INTO mouso_history (seq, state, queue, finished_at, run_seconds, worker, claims, attempts, crashes,
-    releases, expires_at, keep_until, progress, result)
+    releases, expires_at, keep_until, progress, result, started_at, cpu_seconds, peak_memory, pid)
 SELECT seq, 'completed', queue, ?, o.column3, ?, claims, attempts, crashes, releases, expires_at, o.column4, progress,
-    o.column5
+    o.column5, o.column6, o.column7, o.column8, o.column9
 FROM (VALUES {rows}) o CROSS JOIN mouso_live l ON l.seq = o.column1
 WHERE l.claims = o.column2 AND l.state = 'running'
 """
-_COMPLETE_ONE = _COMPLETE.format(rows="(?, ?, ?, ?, ?)")
-_COMPLETE_MANY = _COMPLETE.format(rows=", ".join(["(?, ?, ?, ?, ?)"] * _ROWS))
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COMPLETE_ONE = _COMPLETE.format(rows=_ROW)
+_COMPLETE_MANY = _COMPLETE.format(rows=", ".join([_ROW] * _ROWS))
 _LEAVE = "DELETE FROM mouso_live WHERE seq IN (SELECT value FROM json_each(?)) AND state = 'running'"
 _CLAIM = """
 UPDATE mouso_live SET state = 'running', worker = ?, claims = claims + 1
@@ -50,6 +51,16 @@ WITH RECURSIVE q (name) AS (
 )
 SELECT name FROM q WHERE name IS NOT NULL
 """
+_ASK = """
+INSERT INTO mouso_runs (seq, claims, attempt, asked) SELECT seq, claims, attempts + 1, 1
+FROM mouso_jobs JOIN mouso_live USING (seq) WHERE id = ? AND state = 'running'
+ON CONFLICT DO UPDATE SET asked = 1, stack = NULL
+"""
+_ASKED = """
+SELECT r.seq, r.claims FROM mouso_runs r INDEXED BY mouso_runs_asked CROSS JOIN mouso_live l USING (seq)
+WHERE r.asked = 1 AND l.claims = r.claims AND l.state = 'running' AND l.worker = ?
+"""
+_TAKEN = "UPDATE mouso_runs SET asked = 0 WHERE seq = ? AND claims = ?"
 _UNPARK_AT_ONCE = 50_000
 
 
@@ -71,7 +82,13 @@ def _complete_all(
     """Completes jobs in two statements, or returns False and changes nothing if that does not work for each of them."""
     tx.execute("SAVEPOINT complete")
     done = 0
-    values = [(o.key, o.token, o.run_seconds, None if o.keep is None else now + o.keep, o.result) for o in outcomes]
+    values = [
+        (
+            o.key, o.token, o.run_seconds, None if o.keep is None else now + o.keep, o.result, o.started_at,
+            o.cpu_seconds, o.peak_memory, o.pid,
+        )
+        for o in outcomes
+    ]  # fmt: skip
     left = 0
     whole_rows = len(values) - len(values) % _ROWS
     try:
@@ -79,6 +96,8 @@ def _complete_all(
             batch = chain.from_iterable(values[start : start + _ROWS])
             done += tx.execute(_COMPLETE_MANY, (now, worker, *batch)).rowcount
         done += tx.executemany(_COMPLETE_ONE, [(now, worker, *row) for row in values[whole_rows:]]).rowcount
+        for logged in [o for o in outcomes if o.log is not None]:
+            rows.end_run(tx, worker, logged)
         left = tx.execute(_LEAVE, (rows.encode_text([o.key for o in outcomes]),)).rowcount
     except _REFUSED:
         done = -1
@@ -114,8 +133,9 @@ def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int,
         return False
     check_transition(JobState.RUNNING, outcome.state)
     seq = int(outcome.key)
+    rows.end_run(tx, worker, outcome)
     if outcome.error is not None:
-        error = msgspec.structs.replace(outcome.error, at=now, worker=worker)
+        error = msgspec.structs.replace(outcome.error, at=now, worker=worker, token=outcome.token, **measures(outcome))
         tx.execute("INSERT INTO mouso_errors VALUES (?, ?, ?)", (seq, outcome.token, rows.encode_text(error)))
     if outcome.charge is not Charge.NONE:
         column = outcome.charge.value
@@ -124,11 +144,7 @@ def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int,
     if row[0] and state is not JobState.COMPLETED:
         state, reason = JobState.CANCELLED, "cancelled"
     if state.final:
-        keep_until = None if outcome.keep is None else now + outcome.keep
-        rows.finish(
-            tx, seq, state, now, tallies, reason=reason, worker=worker, run_seconds=outcome.run_seconds,
-            result=outcome.result, keep_until=keep_until,
-        )  # fmt: skip
+        rows.finish(tx, seq, state, now, tallies, reason=reason, worker=worker, outcome=outcome)
     else:
         due = None if state is JobState.AVAILABLE else now + outcome.delay
         tx.execute("UPDATE mouso_live SET state = ?, due = ?, worker = NULL WHERE seq = ?", (state, due, seq))
@@ -260,6 +276,8 @@ def heartbeat(tx: sqlite3.Connection, worker: WorkerInfo, boot: str, now: int, s
         "SELECT seq, claims FROM mouso_live WHERE state = 'running' AND worker = ? AND cancel = 1", (number,)
     ):
         commands.append(Command("cancel", seq, claims))
+    for seq, claims in tx.execute(_ASKED, (number,)):
+        commands.append(Command("stack", seq, claims))
     _unpark(tx, worker.tasks)
     return commands
 
@@ -276,14 +294,27 @@ def _unpark(tx: sqlite3.Connection, tasks: Sequence[str]) -> None:
         tx.executemany("UPDATE mouso_live SET state = 'available' WHERE seq = ? AND state = 'parked'", seqs)
 
 
-def report(tx: sqlite3.Connection, updates: Sequence[Update]) -> list[int | str]:
-    """Stores progress and returns the keys of fenced updates."""
+def report(tx: sqlite3.Connection, worker: str, updates: Sequence[Update], now: int) -> list[int | str]:
+    """Stores news of running claims and returns the keys of fenced updates."""
     fenced = []
     for update in updates:
+        progress = None if update.progress is None else rows.encode_text(update.progress)
         changed = tx.execute(
-            "UPDATE mouso_live SET progress = ? WHERE seq = ? AND claims = ? AND state = 'running'",
-            (rows.encode_text(update.progress), update.key, update.token),
+            "UPDATE mouso_live SET progress = coalesce(?, progress) WHERE seq = ? AND claims = ? AND state = 'running'",
+            (progress, update.key, update.token),
         ).rowcount
         if not changed:
             fenced.append(update.key)
+            continue
+        if update.log is not None:
+            rows.note_run(tx, update.key, update.token, worker, log=update.log.decode())
+        if update.stack is not None:
+            stack = rows.encode_text(Stack(now, update.stack))
+            rows.note_run(tx, update.key, update.token, worker, stack=stack)
+            tx.execute(_TAKEN, (update.key, update.token))
     return fenced
+
+
+def ask_stack(tx: sqlite3.Connection, id_: str) -> bool:
+    """Notes that somebody wants to know where a running job is, and forgets where it was before."""
+    return tx.execute(_ASK, (id_,)).rowcount > 0

@@ -54,6 +54,8 @@ VERBS: dict[str, Callable[[Broker], object]] = {
     "resume": lambda broker: broker.resume("mail"),
     "purge": lambda broker: broker.purge("mail", 10),
     "get": lambda broker: broker.get(["unknown"]),
+    "runs": lambda broker: broker.runs("unknown"),
+    "ask_stack": lambda broker: broker.ask_stack("unknown"),
     "find": lambda broker: broker.find(JobFilter()),
     "queues": lambda broker: broker.queues(),
     "workers": lambda broker: broker.workers(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from mouso.testing.conformance.diagnosing import Diagnosing
 from mouso.testing.conformance.leases import Clocks, Heartbeats, Reconciling, Retiring
 from mouso.testing.conformance.operating import Cancelling, Deleting, Pausing, Retrying
 from mouso.testing.conformance.races import Races
 from mouso.testing.conformance.reading import Reading
+from mouso.testing.conformance.runs import Logs, Runs, Stacks
 from mouso.testing.conformance.storing import Enqueueing, Opening, Transactions, UniqueKeys
 from mouso.testing.conformance.transitions import Transitions
 from mouso.testing.conformance.upkeep import Promoting, Pruning
@@ -28,6 +30,9 @@ class BrokerConformance(
     Watching,
     Settling,
     Reporting,
+    Runs,
+    Logs,
+    Stacks,
     Claiming,
     Sharing,
     UnknownTasks,
@@ -43,6 +48,7 @@ class BrokerConformance(
     Deleting,
     Pausing,
     Reading,
+    Diagnosing,
     Races,
 ):
     """All of it; subclass this under a name that begins with ``Test``."""

@@ -1,0 +1,97 @@
+"""Tells systemd, or whatever else speaks its protocol, how the worker is: ready, its status, alive, stopping.
+
+Each message is one datagram to the socket that ``$NOTIFY_SOCKET`` names (sd_notify(3)). Without that variable nothing
+is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import MutableMapping
+
+from mouso.config import printable
+
+_STATUS = 500
+
+log = logging.getLogger("mouso.worker")
+
+
+class Notifier:
+    """The worker's end of the protocol. No method waits, and none raises.
+
+    Args:
+        address: A path, or ``@name`` for an abstract socket; empty for nobody to tell.
+        interval: Seconds between two ticks of the watchdog; None when there is no watchdog.
+    """
+
+    def __init__(self, address: str = "", interval: float | None = None) -> None:
+        self.interval = interval
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._socket: socket.socket | None = None
+        self._unsent: dict[str, str] = {}
+        self._status = ""
+        if address:
+            # Opened once: a worker that has run out of descriptors must still be able to say that it lives.
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str] | None = None) -> Notifier:
+        """Reads the variables and takes them out: programs that jobs start are not the service."""
+        variables = os.environ if environment is None else environment
+        address = variables.pop("NOTIFY_SOCKET", "")
+        microseconds = variables.pop("WATCHDOG_USEC", "")
+        pid = variables.pop("WATCHDOG_PID", "")
+        if address and (address[0] not in "/@" or len(address) == 1):
+            log.warning("NOTIFY_SOCKET %.80r is neither a path nor an abstract socket; nobody is notified", address)
+            address = ""
+        ours = pid in ("", str(os.getpid()))
+        if not (ours and microseconds.isascii() and microseconds.isdecimal() and len(microseconds) < 20):
+            return cls(address)
+        return cls(address, int(microseconds) / 2e6 or None)
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody is told."""
+        return self._socket is not None
+
+    def ready(self) -> None:
+        """The worker serves."""
+        self._send(READY="1")
+
+    def status(self, text: str) -> None:
+        """A short sentence for people; sent when it differs from the last one, or something is still unsent."""
+        text = printable(text)[:_STATUS]
+        if text != self._status or self._unsent:
+            self._status = text
+            self._send(STATUS=text)
+
+    def tick(self) -> None:
+        """The worker makes progress."""
+        self._send(WATCHDOG="1")
+
+    def stopping(self) -> None:
+        """The worker has begun to stop."""
+        self._send(STOPPING="1")
+
+    def close(self) -> None:
+        """Lets go of the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, **fields: str) -> None:
+        if self._socket is None:
+            return
+        # What could not be sent goes with the next message: a READY must not get lost because a queue was full.
+        self._unsent.update(fields)
+        text = "\n".join(f"{name}={value}" for name, value in self._unsent.items())
+        try:
+            self._socket.sendto(text.encode("utf-8", "replace"), self._address)
+        except OSError as error:
+            self._unsent.pop("WATCHDOG", None)
+            log.debug("cannot notify %r: %s", self._address, error.strerror)
+        else:
+            self._unsent.clear()

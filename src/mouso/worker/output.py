@@ -1,0 +1,269 @@
+"""What jobs write, in a child: printed lines and log records carry the id of their job.
+
+``sys.stdout`` and ``sys.stderr`` are replaced by taps. What a job writes to one is passed on to the same descriptor
+line by line, with ``[id]`` in front; what no job writes goes through untouched. A job that prints without end harms
+nobody:
+
+* a line that does not end is broken after 2,000 characters, so that is all that is held;
+* beyond 256 KiB a second of one child (after the first MiB) lines are left out, and how many is told;
+* a reader that does not read is waited for 20 ms at most, and not again until it reads.
+
+What is written past the taps, by C code or a program that a job starts, comes out as it is.
+
+``logging.Logger.makeRecord`` is wrapped, so that each record made below a job has ``job_id``, ``task``, ``queue`` and
+``attempt``. A record factory would come too early: the ``extra=`` of a call with one of these names would be an error.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from mouso.clock import SYSTEM
+from mouso.context import CURRENT, Context
+
+RATE = 256 << 10
+"""Bytes a second."""
+BURST = 1 << 20
+LONGEST = 2000
+"""Characters of a line."""
+_PIECE = select.PIPE_BUF
+"""A pipe that can be written to takes so many bytes at once, and does not mix them with others."""
+_CHUNK = 64 << 10
+_PATIENCE = 20
+"""ms."""
+
+
+class Allowance:
+    """How much may be written now: ``BURST`` bytes, and ``RATE`` more each second."""
+
+    def __init__(self) -> None:
+        self._left = float(BURST)
+        self._at = SYSTEM.monotonic()
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes may be written."""
+        now = SYSTEM.monotonic()
+        self._left = min(self._left + (now - self._at) * RATE, BURST)
+        self._at = now
+        if self._left < size:
+            return False
+        self._left -= size
+        return True
+
+
+class _Lines:
+    """What one run has printed of lines that have not ended, and how many of its lines were left out."""
+
+    def __init__(self, context: Context) -> None:
+        self.id = context.job_id
+        self.rests: dict[Tap, str] = {}
+        self.left_out = 0
+
+    def end(self) -> None:
+        """Writes the rests."""
+        for tap in list(self.rests):
+            tap.end(self)
+
+
+class Tap(io.TextIOBase):
+    """Stands for a text stream; see the module's text.
+
+    Args:
+        stream: Where everything goes in the end; has a descriptor.
+        allowance: Shared by all taps of a process.
+    """
+
+    def __init__(self, stream: TextIO, allowance: Allowance) -> None:
+        self._stream = stream
+        self._descriptor = stream.fileno()
+        self._allowance = allowance
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLOUT)
+        self._stuck = False
+        self._bytes = _Bytes(self, stream)
+        self.forked()
+
+    def forked(self) -> None:
+        """Forgets who held the lock."""
+        self._lock = threading.RLock()  # a signal handler or destructor may print in the middle of a print
+
+    # -- writing
+
+    def write(self, text: str, /) -> int:
+        context = CURRENT.get()
+        if context is None or not isinstance(text, str):
+            return self._stream.write(text)
+        with self._lock:
+            if context.printed is None:
+                context.printed = _Lines(context)
+            assert isinstance(context.printed, _Lines)
+            for start in range(0, len(text), _CHUNK):
+                self._add(context.printed, text[start : start + _CHUNK])
+        return len(text)
+
+    def _add(self, lines: _Lines, text: str) -> None:
+        *whole, rest = (lines.rests.get(self, "") + text).split("\n")
+        for line in whole:
+            self._line(lines, line)
+        rest = rest[rest.rfind("\r", 0, -1) + 1 :]  # a progress bar that overwrites itself
+        while len(rest) > LONGEST:
+            self._pass_on(lines, rest[:LONGEST])
+            rest = rest[LONGEST:]
+        lines.rests[self] = rest
+
+    def _line(self, lines: _Lines, line: str) -> None:
+        line = line.rstrip("\r")
+        line = line[line.rfind("\r") + 1 :]
+        for start in range(0, len(line) or 1, LONGEST):
+            self._pass_on(lines, line[start : start + LONGEST])
+
+    def _pass_on(self, lines: _Lines, line: str) -> None:
+        text = line if lines.id in line else f"[{lines.id}] {line}"
+        data = f"{text}\n".encode(self.encoding, "backslashreplace")
+        if not self._allowance.take(len(data)):
+            lines.left_out += 1
+            return
+        if lines.left_out:
+            self._tell(lines)
+        if not self._put(data):
+            lines.left_out += 1
+
+    def _tell(self, lines: _Lines) -> None:
+        if self._put(f"[{lines.id}] {lines.left_out:,} lines of output were left out here\n".encode()):
+            lines.left_out = 0
+
+    def _put(self, data: bytes) -> bool:
+        """Writes without waiting for longer than ``_PATIENCE``; False if that did not go."""
+        try:
+            while data:
+                if not self._poll.poll(0 if self._stuck else _PATIENCE):
+                    self._stuck = True
+                    return False
+                self._stuck = False
+                data = data[os.write(self._descriptor, data[:_PIECE]) :]
+        except OSError:  # a reader that is gone is no failure of the job
+            return False
+        return True
+
+    def end(self, lines: _Lines) -> None:
+        """Ends the line that a run has begun."""
+        with self._lock:
+            rest = lines.rests.pop(self, "")
+            if rest:
+                self._line(lines, rest)
+            if lines.left_out:
+                self._tell(lines)
+
+    # -- everything else is the stream's
+
+    @property
+    def buffer(self) -> _Bytes:
+        """The binary stream below."""
+        return self._bytes
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # typed as an attribute that can be set
+        return self._stream.encoding or "utf-8"
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # likewise
+        return self._stream.errors
+
+    @property
+    def newlines(self) -> Any:  # type: ignore[override]  # likewise
+        return self._stream.newlines
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Does nothing: other jobs print as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Bytes(io.BufferedIOBase):
+    """Stands for the binary stream below a tap."""
+
+    def __init__(self, tap: Tap, stream: TextIO) -> None:
+        self._tap = tap
+        self._stream = stream
+
+    def write(self, data: Any, /) -> int:
+        if CURRENT.get() is None:
+            self._stream.flush()
+            return self._stream.buffer.write(data)
+        with memoryview(data) as view, view.cast("B") as flat:
+            for start in range(0, len(flat), _CHUNK):
+                self._tap.write(bytes(flat[start : start + _CHUNK]).decode(self._tap.encoding, "replace"))
+            return len(flat)
+
+    def flush(self) -> None:
+        self._stream.buffer.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Does nothing, as in the tap."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream.buffer, name)
+
+
+def tap_output() -> None:
+    """Puts taps in place of ``sys.stdout`` and ``sys.stderr``, those that have a descriptor."""
+    allowance = Allowance()
+    for name, stream in _streams():
+        tap = Tap(stream, allowance)
+        os.register_at_fork(after_in_child=tap.forked)
+        setattr(sys, name, tap)
+
+
+def _streams() -> Iterator[tuple[str, TextIO]]:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            stream.fileno()
+            stream.reconfigure(line_buffering=True)  # or what no job writes would come much later than what jobs write
+        except (AttributeError, OSError, ValueError):  # None, closed, or something that stands in for a file
+            continue
+        yield name, stream
+
+
+def tag_records() -> None:
+    """Lets every log record that is made below a job tell which."""
+    make = logging.Logger.makeRecord
+
+    def tagged(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(self, *args, **kwargs)
+        context = CURRENT.get()
+        if context is not None:
+            for name in ("job_id", "task", "queue", "attempt"):
+                record.__dict__.setdefault(name, getattr(context, name))
+        return record
+
+    logging.Logger.makeRecord = tagged  # type: ignore[method-assign]  # see the module's text

@@ -1,0 +1,187 @@
+"""Where running jobs are, for those who ask.
+
+A child that answers is asked: it knows its coroutines, and shows the lines of the source. One that does not, because a
+job holds its interpreter in C code, gets a signal: the handler of ``faulthandler`` needs no interpreter, and writes the
+stacks of all threads behind the board, where the supervisor finds the thread of the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from mouso.brokers.base import Update
+from mouso.clock import SYSTEM
+from mouso.job import MAX_STACK, Lease
+from mouso.worker.board import Board, number
+from mouso.worker.frames import Inspect
+
+if TYPE_CHECKING:
+    from mouso.worker.process import ChildProcess
+
+SIGNAL: int | None = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else None
+"""Makes a child write its stacks behind the board; None where there are no such signals."""
+_ANSWER = 0.5
+_WRITTEN = 1.0
+_PAUSE = 0.02
+_MOST_TASKS = 8
+_THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
+_RUNS_JOBS = os.path.join("mouso", "worker", "executor.py")
+
+
+# -- in the child
+
+
+def write_on_signal(board: Board) -> None:
+    """Lets ``SIGNAL`` write the stacks of all threads behind the board."""
+    if SIGNAL is not None:
+        faulthandler.register(SIGNAL, file=board.descriptor, all_threads=True)
+
+
+def of_thread(thread: int) -> str:
+    """Where a thread is, the innermost call last; empty if it is gone."""
+    frame = sys._current_frames().get(thread)
+    return "" if frame is None else _formatted([(f, line) for f, line in traceback.walk_stack(frame)][::-1])
+
+
+def of_task(task: asyncio.Task[Any], loop_thread: int) -> str:
+    """Where a coroutine is, and the tasks that it waits for, the innermost call last."""
+    if getattr(task.get_coro(), "cr_running", False):
+        return of_thread(loop_thread)
+    text = ""
+    for _ in range(_MOST_TASKS):
+        text += _formatted([(frame, frame.f_lineno) for frame in _awaits(task.get_coro())])
+        waited_for = getattr(task, "_fut_waiter", None)
+        if not isinstance(waited_for, asyncio.Task):
+            break
+        task = waited_for
+        text += f"waits for {task.get_name()}:\n"
+    return text
+
+
+def _awaits(coroutine: Any) -> Iterator[FrameType]:
+    """The frames of a coroutine and of all that it awaits, from the outside in."""
+    while coroutine is not None:
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(coroutine, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+                break
+        awaited = (getattr(coroutine, name, None) for name in ("cr_await", "gi_yieldfrom", "ag_await", "steps"))
+        coroutine = next((found for found in awaited if found is not None), None)
+
+
+def innermost(stack: str) -> str:
+    """A stack that is not too long to be kept: its last lines."""
+    if len(stack) <= MAX_STACK:
+        return stack
+    return "…\n" + stack[-MAX_STACK + 2 :].partition("\n")[2]
+
+
+def _formatted(frames: Sequence[tuple[FrameType, int]]) -> str:
+    ours = [n for n, (frame, _) in enumerate(frames) if frame.f_code.co_filename.endswith(_RUNS_JOBS)]
+    begin = ours[-1] + 1 if ours and ours[-1] + 1 < len(frames) else 0
+    return "".join(traceback.StackSummary.extract(iter(frames[begin:])).format())
+
+
+# -- in the supervisor
+
+
+class Stacks:
+    """Asks children where jobs are.
+
+    Args:
+        report: Takes what could be found out only from outside.
+    """
+
+    def __init__(self, report: Callable[[list[Update]], None]) -> None:
+        self._report = report
+        self._asked: dict[tuple[int | str, int], asyncio.Event] = {}
+
+    async def find(self, child: ChildProcess, lease: Lease) -> None:
+        """Finds out where a job is; the child reports it, or it is reported for it."""
+        claim = lease.key, lease.token
+        if claim in self._asked:
+            return
+        answered = self._asked[claim] = asyncio.Event()
+        try:
+            child.send(Inspect(*claim))
+            await asyncio.wait_for(answered.wait(), _ANSWER)
+        except TimeoutError:
+            self._report([Update(*claim, stack=await self._from_outside(child, lease))])
+        finally:
+            del self._asked[claim]
+
+    def heard(self, updates: Sequence[Update]) -> None:
+        """A child has answered."""
+        for update in updates:
+            if update.stack is not None and (update.key, update.token) in self._asked:
+                self._asked[update.key, update.token].set()
+
+    async def _from_outside(self, child: ChildProcess, lease: Lease) -> str:
+        thread = child.board.threads().get(number(lease.key))
+        if thread is None:
+            return f"it waits in process {child.pid} and has not started, or has just ended\n"
+        found = _of_thread(await written(child), thread)
+        if not found:
+            return f"process {child.pid} does not answer, and its system shows no stacks\n"
+        return innermost(f"process {child.pid} does not answer, as if something held its interpreter:\n{found}")
+
+
+async def written(child: ChildProcess) -> str:
+    """The stacks of all threads of a child, as ``faulthandler`` writes them; empty if it cannot be made to."""
+    if SIGNAL is None or not child.ready:
+        return ""
+    async with child.stacks_lock:
+        child.board.clear_stacks()
+        child.signal(SIGNAL)
+        text, deadline = "", SYSTEM.monotonic() + _WRITTEN
+        while SYSTEM.monotonic() < deadline and not child.gone:
+            await asyncio.sleep(_PAUSE)
+            before, text = text, child.board.stacks()
+            if text and text == before:  # it is written within a millisecond, and no end is marked
+                break
+        return text
+
+
+def _of_thread(stacks: str, thread: int) -> str:
+    """One thread of what ``faulthandler`` has written, the innermost call last."""
+    for part in stacks.split("\n\n"):
+        title, *lines = part.splitlines() or [""]
+        found = _THREAD.match(title)
+        if found and int(found[1], 16) == thread:
+            lines.reverse()
+            ours = [n for n, line in enumerate(lines) if f'{_RUNS_JOBS}"' in line]
+            return "".join(f"{line}\n" for line in lines[ours[-1] + 1 if ours else 0 :])
+    return ""
+
+
+async def dump(child: ChildProcess) -> None:
+    """Writes the stacks of a child to stderr, each with the jobs that run on the thread."""
+    text = await written(child)
+    if not text:
+        child.signal(signal.SIGQUIT)  # it writes them itself, without the jobs
+        return
+    threads = child.board.threads()
+    jobs: dict[int, list[str]] = {}
+    for lease in list(child.leases.values()):
+        thread = threads.get(number(lease.key))
+        if thread is not None:
+            jobs.setdefault(thread, []).append(f"{lease.id} ({lease.task})")
+    lines = [f"child {child.pid}:"]
+    for line in text.splitlines():
+        found = _THREAD.match(line)
+        runs = jobs.get(int(found[1], 16)) if found else None
+        lines += [f"{line}", f"  runs job {', '.join(runs)}"] if runs else [line]
+    with contextlib.suppress(OSError):
+        sys.stderr.write("\n".join(lines) + "\n\n")
+        sys.stderr.flush()

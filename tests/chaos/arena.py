@@ -1,0 +1,316 @@
+"""Two workers under load, what is done to them, and the judgement in the end.
+
+1. `Arena.begin` enqueues the work and starts two workers; `going` waits until so many runs have ended.
+2. The test kills, freezes, stops or starves; each method notes a `Fault` for the judge.
+3. `Arena.finish` waits until every job is final, judges, and looks for what is left over.
+"""
+
+import json
+import math
+import os
+import select
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mouso.handle import JobHandle
+from mouso.job import Job
+from tests.chaos.journal import VARIABLE, Line, Tail
+from tests.chaos.judge import Case, Fault, Verdict, judge
+from tests.chaos.load import JOBS, SOURCE, Load
+from tests.integration.harness import Bench, Worker
+from tests.support import wait_until
+
+CHILD, RESTART, LOST = 1.0, 3.0, 20.0
+"""Seconds within which jobs run again: a child died, a worker was killed and started again, one was cut off."""
+LEASE = 15.0
+SLACK = 1.0
+GRACE = 5.0
+_SETTLES = 20.0
+_ORPHANS = 1.5
+"""Seconds for which the children of a supervisor that died may still run."""
+_SPARE_DESCRIPTORS = 4
+
+
+class Deaths(threading.Thread):
+    """Notes when each process that ran a job has ended, by its pidfd."""
+
+    def __init__(self, tail: Tail) -> None:
+        super().__init__(name="deaths")
+        self.at: dict[int, float] = {}
+        self._tail = tail
+        self._poll = select.poll()
+        self._open: dict[int, int] = {}
+        self._seen = 0
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        while not self._enough.is_set():
+            self._look()
+
+    def _look(self) -> None:
+        lines = self._tail.read()
+        for line in lines[self._seen :]:
+            self.watch(line.pid)
+        self._seen = len(lines)
+        for descriptor, _ in self._poll.poll(10):
+            self.at.setdefault(self._open.pop(descriptor), time.monotonic())
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+
+    def watch(self, pid: int) -> None:
+        """Looks out for a process from now on."""
+        if pid in self.at or pid in self._open.values():
+            return
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self.at[pid] = time.monotonic()
+            return
+        self._open[descriptor] = pid
+        self._poll.register(descriptor, select.POLLIN)
+
+    def close(self) -> None:
+        """Ends the thread, after a last look."""
+        self._enough.set()
+        self.join()
+        self._look()
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+
+class Arena(Bench):
+    """A bench with a load, two workers and a judge.
+
+    Attributes:
+        pair: The workers; a test that restarts one puts the new one in its place.
+        faults: What was done so far.
+        evil_limit: Seconds within which jobs must run again that a hostile one took along.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder)
+        self.seed = seed
+        self.random = Random(seed)
+        self.pair: list[Worker] = []
+        self.faults: list[Fault] = []
+        self.evil_limit = CHILD
+        self.jobs: Any = None
+        self.load: Load
+        self._journal = folder / "journal"
+        self._tail = Tail(self._journal)
+        self._deaths = Deaths(Tail(self._journal))
+        self._deaths.start()
+        self._options: tuple[str, ...] = ()
+        self._held: dict[int, list[str]] = {}
+
+    # -- the work
+
+    def begin(self, *, source: str = "", size: int = JOBS, mean: float = 0.02, options: Sequence[str] = ()) -> None:
+        """Writes the app, enqueues most of the work and starts two workers."""
+        self._options = ("-p", "2", "-c", "4", "--grace", f"{GRACE:g}", *options)
+        self.jobs = self.app(SOURCE + source)
+        self.load = Load(self.jobs, self.random, size, mean)
+        self.load.enqueue_most()
+        self.pair = [self.start(*self._options) for _ in range(2)]
+        for worker in self.pair:
+            self.wait_ready(worker, 2)
+        self.load.go_on()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return super().environment(**{VARIABLE: str(self._journal), **more})
+
+    def going(self, ended: int, timeout: float = 60) -> None:
+        """Waits until so many runs have come to their end."""
+        wait_until(lambda: self.ended >= ended, timeout=timeout, message=f"{ended} runs have ended")
+        if not self.faults:
+            self._held = {worker.pid: _descriptors(worker) for worker in self.pair}
+
+    def lines(self, event: str) -> list[Line]:
+        """What jobs wrote of one kind."""
+        return [line for line in self._tail.read() if line.event == event]
+
+    def starts(self, handles: Iterable[JobHandle[Any]]) -> list[Line]:
+        """When and where these jobs started."""
+        ids = {handle.id for handle in handles}
+        return [line for line in self.lines("start") if line.job in ids]
+
+    @property
+    def ended(self) -> int:
+        """How many runs have come to their end."""
+        return len(self.lines("end"))
+
+    # -- what is done to them
+
+    def fault(self, name: str, *, at: float | None = None, until: float | None = None, **details: Any) -> Fault:
+        """Notes what was done for the judge; now, unless it says when."""
+        at = time.monotonic() if at is None else at
+        made = Fault(name, at, at if until is None else until, **details)
+        self.faults.append(made)
+        return made
+
+    def kill_child(self, worker: Worker) -> int:
+        """Kills a random child; returns its process id."""
+        victim = self.random.choice(wait_until(worker.children, message="there is a child"))
+        self._deaths.watch(victim)
+        self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=CHILD)
+        os.kill(victim, signal.SIGKILL)
+        self._deaths.at.setdefault(victim, time.monotonic())
+        return victim
+
+    def kill_supervisor(self, worker: Worker) -> None:
+        """Kills the supervisor alone; its children see it and end."""
+        at = worker.send(signal.SIGKILL)
+        worker.wait()
+        supervisors = frozenset({worker.pid})
+        self.fault("a supervisor's death", at=at, until=at + _ORPHANS, supervisors=supervisors, limit=RESTART)
+
+    def kill_worker(self, worker: Worker) -> None:
+        """Kills the supervisor and all of its children at once."""
+        children = worker.children()
+        self.random.shuffle(children)
+        at = worker.send(signal.SIGKILL)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self._deaths.at.setdefault(pid, time.monotonic())
+        worker.wait()
+        self.fault("a worker's death", at=at, until=at + 0.5, supervisors=frozenset({worker.pid}), limit=RESTART)
+
+    def restart(self, number: int, *, wait: bool = True) -> Worker:
+        """Starts a worker in the place of one that has ended."""
+        assert not self.pair[number].alive
+        worker = self.pair[number] = self.start(*self._options)
+        if wait:
+            self.wait_ready(worker, 2)
+        return worker
+
+    @contextmanager
+    def frozen(self, worker: Worker, *, whole: bool = True, **details: Any) -> Iterator[None]:
+        """Stops a worker, or its supervisor alone, for the length of the block."""
+        pids = [worker.pid, *(worker.children() if whole else ())]
+        at = time.monotonic()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            until = time.monotonic() + _ORPHANS
+            self.fault("a freeze", at=at, until=until, supervisors=frozenset({worker.pid}), **details)
+
+    def freeze_child(self, worker: Worker, *, limit: float) -> int:
+        """Stops a child for good; returns its process id."""
+        victim = self.random.choice(worker.children())
+        self.fault("a child's freeze", until=math.inf, pids=frozenset({victim}), kills=True, limit=limit)
+        os.kill(victim, signal.SIGSTOP)
+        return victim
+
+    def pause(self, *pids: int, seconds: float) -> None:
+        """Stops processes for a while, and expects no harm from it."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    # -- the judgement
+
+    def settled(self) -> bool:
+        """Whether no job is live."""
+        (live,) = self.sql("SELECT count(*) FROM mouso_live")[0]
+        return not live
+
+    def finish(self, timeout: float = 60, *, slack: float = SLACK) -> Verdict:
+        """Waits for the end of all jobs, judges, and looks for what is left over."""
+        self.load.join()
+        try:
+            wait_until(self.settled, timeout=timeout, interval=0.1, message="every job is final")
+        except AssertionError:
+            live = self.sql("SELECT state, count(*), min(seq), max(worker) FROM mouso_live GROUP BY state")
+            raise AssertionError(f"after {timeout:g} s there are jobs that are not final: {live}") from None
+        verdict = self.verdict(slack)
+        self.check_store()
+        self._check_workers()
+        return verdict
+
+    def verdict(self, slack: float = SLACK) -> Verdict:
+        """What the judge says; violations fail the test."""
+        self._deaths.close()
+        for line in self.lines("evil"):
+            until, pids = self._deaths.at.get(line.pid, math.inf), frozenset({line.pid})
+            self.fault("a hostile job", at=line.at, until=until, pids=pids, kills=True, limit=self.evil_limit)
+        rows = self._rows()
+        case = Case(
+            accepted=self.load.accepted,
+            rows=rows,
+            results={id_: _value(row.result) for id_, row in rows.items()},
+            lines=self._tail.read(),
+            faults=self.faults,
+            deaths=self._deaths.at,
+            unknown=frozenset(self.load.unknown),
+            keys=self.load.keys,
+            slack=slack,
+        )
+        verdict = judge(case)
+        assert not self.load.refused & rows.keys(), "enqueues that were refused are in the store"
+        assert not verdict.violations, f"{len(verdict.violations)} violations (seed {self.seed}):\n{verdict}"
+        slowest = ", ".join(f"{name} {took:.2f} s" for name, took in verdict.slowest.items())
+        print(f"{len(rows)} jobs, {verdict.again} runs again, {len(self.faults)} faults; slowest: {slowest or '-'}")
+        return verdict
+
+    def _rows(self) -> dict[str, Job]:
+        ids = [id_ for (id_,) in self.sql("SELECT id FROM mouso_jobs WHERE id <> ''")]
+        return {job.id: job for job in self.records(ids)}
+
+    def check_store(self) -> None:
+        """The file is sound, and its counts are right."""
+        assert self.sql("PRAGMA integrity_check") == [("ok",)]
+        counted = self.sql("SELECT queue, state, count(*) FROM mouso_history GROUP BY queue, state ORDER BY 1, 2")
+        assert self.sql("SELECT queue, state, n FROM mouso_tallies WHERE n <> 0 ORDER BY 1, 2") == counted
+
+    def _check_workers(self) -> None:
+        """Those that live are whole and hold no more than when they were new."""
+        for worker in self.pair:
+            if worker.alive:
+                self._check_worker(worker)
+        left = {path.name for path in self.folder.iterdir()} - {"journal", "jobs.py", "__pycache__"}
+        odd = [name for name in left if not name.startswith(("jobs.db", "worker-"))]
+        assert not odd, f"files left in the folder: {odd}"
+
+    def _check_worker(self, worker: Worker) -> None:
+        wait_until(lambda: len(worker.children()) == 2, message="two children, and no spare ones")
+        before = self._held.get(worker.pid)
+        more = Counter(_descriptors(worker)) - Counter(before) if before else Counter()
+        assert more.total() <= _SPARE_DESCRIPTORS, f"descriptors that it did not have at the start: {more}"
+
+    def close(self) -> None:
+        if hasattr(self, "load"):
+            self.load.stop()
+        try:
+            super().close()
+        finally:
+            if self._deaths.is_alive():
+                self._deaths.close()
+
+
+def _value(result: bytes | None) -> object:
+    return None if result is None else json.loads(result)
+
+
+def _descriptors(worker: Worker) -> list[str]:
+    """What a supervisor holds, one word each: `socket`, `pipe`, the name of a file."""
+    held = []
+    for path in Path(f"/proc/{worker.pid}/fd").iterdir():
+        with suppress(OSError):
+            held.append(os.readlink(path).partition(":")[0].rpartition("/")[2])
+    return held

@@ -1,0 +1,73 @@
+"""Processes are stopped and go on later: a worker beyond its lease, its supervisor alone, a child."""
+
+import time
+from contextlib import ExitStack
+
+from mouso.handle import JobHandle
+from tests.chaos.arena import LEASE, LOST, Arena
+from tests.support import wait_until
+
+PATIENT = """
+@app.task
+def patient(ctx: Context) -> int:
+    '''Runs until it is told to stop, in the workers that the file names.'''
+    with run() as token:
+        patience = str(os.getppid()) in Path("jobs.db-patient").read_text().split()
+        while patience:
+            ctx.check()
+            time.sleep(0.01)
+        return token
+"""
+
+
+def test_beyond_the_lease(arena: Arena) -> None:
+    """One worker is stopped whole, of another the supervisor alone, of the third a child that never goes on.
+
+    The third takes over the jobs of all. When the others wake, what they have to say comes too late: they learn it,
+    stop what they still run, and work on.
+    """
+    arena.begin(source=PATIENT, mean=0.03)
+    whole, healthy = arena.pair
+    headless = arena.start("-p", "2", "-c", "4", "--grace", "5")
+    arena.wait_ready(headless, 2)
+    arena.going(300)
+    (arena.folder / "jobs.db-patient").write_text(f"{whole.pid} {headless.pid}")
+    both = {whole.pid, headless.pid}
+    patients: list[JobHandle[int]] = []
+    while not {line.supervisor for line in arena.starts(patients)} >= both:
+        assert len(patients) < 100, "patients run in both"
+        patients.append(arena.jobs.patient.options(priority=50).delay())
+        arena.load.accept(patients[-1:])
+        wait_until(lambda: len(arena.starts(patients)) == len(patients), timeout=20, message="every patient runs")
+
+    with ExitStack() as frozen:
+        frozen.enter_context(arena.frozen(whole, lease=True, limit=LOST))
+        frozen.enter_context(arena.frozen(headless, whole=False, lease=True, limit=LOST))
+        stuck = arena.freeze_child(healthy, limit=LOST)
+        at = time.monotonic()
+        wait_until(lambda: time.monotonic() > at + LEASE + 4, timeout=LEASE + 10, interval=0.1)
+    thawed = time.monotonic()
+    wait_until(lambda: {line.supervisor for line in arena.lines("stop")} == both, message="patients are told to stop")
+    assert time.monotonic() - thawed < 3.0
+
+    more = arena.jobs.plain.map([(0.05,) for _ in range(400)])
+    arena.load.accept(more)
+    arena.finish()
+    ids = {handle.id for handle in more}
+    ran = {line.supervisor for line in arena.lines("end") if line.job in ids}
+    assert ran == {whole.pid, headless.pid, healthy.pid}, "all three work on"
+    assert stuck not in healthy.children()
+
+
+def test_shorter_than_the_lease(arena: Arena) -> None:
+    """Nothing is taken over, nothing is charged, and nothing starts a second time."""
+    arena.begin(mean=0.08)
+    arena.going(200)
+    for worker in arena.pair:
+        arena.pause(worker.pid, *worker.children(), seconds=1.2)
+        arena.going(arena.ended + 50)
+        arena.pause(worker.pid, seconds=1.2)
+        arena.going(arena.ended + 50)
+        arena.pause(worker.children()[0], seconds=2.5)
+        arena.going(arena.ended + 50)
+    arena.finish()

@@ -1,0 +1,61 @@
+"""Processes are killed under load: children, supervisors, whole workers."""
+
+from tests.chaos.arena import Arena
+from tests.integration.harness import Worker
+from tests.support import wait_until
+
+
+def test_random_children(arena: Arena) -> None:
+    arena.begin(mean=0.03)
+    for round_ in range(1, 13):
+        arena.going(120 * round_)
+        arena.kill_child(arena.random.choice(arena.pair))
+    verdict = arena.finish()
+    assert verdict.again
+
+
+def test_supervisors(arena: Arena) -> None:
+    """Orphans end, nothing of theirs runs beside what starts anew, and the other worker takes over."""
+    arena.begin(mean=0.03)
+    for round_ in range(1, 6):
+        arena.going(250 * round_)
+        victim = arena.pair[round_ % 2]
+        arena.kill_supervisor(victim)
+        arena.restart(round_ % 2)
+        orphans_end(victim)
+    arena.finish()
+
+
+def test_whole_workers(arena: Arena) -> None:
+    arena.begin(mean=0.03)
+    for round_ in range(1, 6):
+        arena.going(250 * round_)
+        arena.kill_worker(arena.pair[round_ % 2])
+        arena.restart(round_ % 2)
+    arena.finish()
+
+
+def test_both_workers_at_once(arena: Arena) -> None:
+    arena.begin(mean=0.03)
+    for round_ in range(1, 4):
+        arena.going(400 * round_)
+        for worker in arena.pair:
+            arena.kill_worker(worker)
+        for number in range(2):
+            arena.restart(number, wait=False)
+        for worker in arena.pair:
+            arena.wait_ready(worker, 2)
+    arena.finish()
+
+
+def test_a_worker_that_does_not_come_back(arena: Arena) -> None:
+    """The other one can prove its death and goes on with its jobs."""
+    arena.begin(mean=0.03)
+    arena.going(500)
+    arena.kill_worker(arena.pair[0])
+    arena.finish()
+
+
+def orphans_end(worker: Worker) -> None:
+    """Waits until the children of a supervisor that died have ended by themselves."""
+    wait_until(lambda: not worker.survivors(), timeout=2, message="orphans have ended")
