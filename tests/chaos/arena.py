@@ -30,7 +30,6 @@ from tests.support import wait_until
 CHILD, RESTART, LOST = 1.0, 3.0, 20.0
 """Seconds within which jobs run again: a child died, a worker was killed and started again, one was cut off."""
 LEASE = 15.0
-SLACK = 1.0
 GRACE = 5.0
 _SETTLES = 20.0
 _ORPHANS = 1.5
@@ -39,7 +38,11 @@ _SPARE_DESCRIPTORS = 4
 
 
 class Deaths(threading.Thread):
-    """Notes when each process that ran a job has ended, by its pidfd."""
+    """Notes when each process that ran a job was seen alive for the last time, by its pidfd.
+
+    Attributes:
+        at: That instant, for processes that have ended.
+    """
 
     def __init__(self, tail: Tail) -> None:
         super().__init__(name="deaths")
@@ -47,7 +50,8 @@ class Deaths(threading.Thread):
         self._tail = tail
         self._poll = select.poll()
         self._open: dict[int, int] = {}
-        self._seen = 0
+        self._lines = 0
+        self._looked = time.monotonic()
         self._enough = threading.Event()
 
     def run(self) -> None:
@@ -56,22 +60,24 @@ class Deaths(threading.Thread):
 
     def _look(self) -> None:
         lines = self._tail.read()
-        for line in lines[self._seen :]:
-            self.watch(line.pid)
-        self._seen = len(lines)
+        for line in lines[self._lines :]:
+            self.watch(line.pid, line.at)
+        self._lines = len(lines)
+        before = time.monotonic()
         for descriptor, _ in self._poll.poll(10):
-            self.at.setdefault(self._open.pop(descriptor), time.monotonic())
+            self.at.setdefault(self._open.pop(descriptor), self._looked)
             self._poll.unregister(descriptor)
             os.close(descriptor)
+        self._looked = before
 
-    def watch(self, pid: int) -> None:
-        """Looks out for a process from now on."""
+    def watch(self, pid: int, alive: float) -> None:
+        """Looks out for a process from now on; it was alive at that instant."""
         if pid in self.at or pid in self._open.values():
             return
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            self.at[pid] = time.monotonic()
+            self.at[pid] = alive
             return
         self._open[descriptor] = pid
         self._poll.register(descriptor, select.POLLIN)
@@ -93,6 +99,7 @@ class Arena(Bench):
         pair: The workers; a test that restarts one puts the new one in its place.
         faults: What was done so far.
         evil_limit: Seconds within which jobs must run again that a hostile one took along.
+        slack: Seconds that this machine may add to a limit: a second, and what it takes to start processes.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -102,6 +109,7 @@ class Arena(Bench):
         self.pair: list[Worker] = []
         self.faults: list[Fault] = []
         self.evil_limit = CHILD
+        self.slack = 1.0
         self.jobs: Any = None
         self.load: Load
         self._journal = folder / "journal"
@@ -120,8 +128,10 @@ class Arena(Bench):
         self.load = Load(self.jobs, self.random, size, mean)
         self.load.enqueue_most()
         self.pair = [self.start(*self._options) for _ in range(2)]
+        began = time.monotonic()
         for worker in self.pair:
             self.wait_ready(worker, 2)
+        self.slack += time.monotonic() - began
         self.load.go_on()
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -145,7 +155,8 @@ class Arena(Bench):
     @property
     def ended(self) -> int:
         """How many runs have come to their end."""
-        return len(self.lines("end"))
+        self._tail.read()
+        return self._tail.counts["end"]
 
     # -- what is done to them
 
@@ -159,10 +170,9 @@ class Arena(Bench):
     def kill_child(self, worker: Worker) -> int:
         """Kills a random child; returns its process id."""
         victim = self.random.choice(wait_until(worker.children, message="there is a child"))
-        self._deaths.watch(victim)
-        self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=CHILD)
+        fault = self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=CHILD)
         os.kill(victim, signal.SIGKILL)
-        self._deaths.at.setdefault(victim, time.monotonic())
+        self._deaths.at.setdefault(victim, fault.at)
         return victim
 
     def kill_supervisor(self, worker: Worker) -> None:
@@ -180,7 +190,7 @@ class Arena(Bench):
         for pid in children:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            self._deaths.at.setdefault(pid, time.monotonic())
+            self._deaths.at.setdefault(pid, at)
         worker.wait()
         self.fault("a worker's death", at=at, until=at + 0.5, supervisors=frozenset({worker.pid}), limit=RESTART)
 
@@ -230,7 +240,7 @@ class Arena(Bench):
         (live,) = self.sql("SELECT count(*) FROM mouso_live")[0]
         return not live
 
-    def finish(self, timeout: float = 60, *, slack: float = SLACK) -> Verdict:
+    def finish(self, timeout: float = 60) -> Verdict:
         """Waits for the end of all jobs, judges, and looks for what is left over."""
         self.load.join()
         try:
@@ -238,12 +248,12 @@ class Arena(Bench):
         except AssertionError:
             live = self.sql("SELECT state, count(*), min(seq), max(worker) FROM mouso_live GROUP BY state")
             raise AssertionError(f"after {timeout:g} s there are jobs that are not final: {live}") from None
-        verdict = self.verdict(slack)
+        verdict = self.verdict()
         self.check_store()
         self._check_workers()
         return verdict
 
-    def verdict(self, slack: float = SLACK) -> Verdict:
+    def verdict(self) -> Verdict:
         """What the judge says; violations fail the test."""
         self._deaths.close()
         for line in self.lines("evil"):
@@ -259,7 +269,7 @@ class Arena(Bench):
             deaths=self._deaths.at,
             unknown=frozenset(self.load.unknown),
             keys=self.load.keys,
-            slack=slack,
+            slack=self.slack,
         )
         verdict = judge(case)
         assert not self.load.refused & rows.keys(), "enqueues that were refused are in the store"

@@ -6,6 +6,7 @@ Nothing is kept open between two lines: some of these jobs close every descripto
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +69,17 @@ class Line:
 
 
 class Tail:
-    """Reads the journal as it grows."""
+    """Reads the journal as it grows.
+
+    Attributes:
+        lines: What was read so far.
+        counts: How many of each event.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: list[Line] = []
+        self.counts: Counter[str] = Counter()
         self._offset = 0
 
     def read(self) -> list[Line]:
@@ -85,5 +92,6 @@ class Tail:
         self._offset += len(whole) + len(newline)
         for text in whole.decode().splitlines():
             at, pid, supervisor, job, attempt, token, event = text.split(" ")
+            self.counts[event] += 1
             self.lines.append(Line(int(at) / 1e9, int(pid), int(supervisor), job, int(attempt), int(token), event))
         return self.lines

@@ -21,7 +21,6 @@ from tests.chaos.journal import Line
 EARLIEST_TAKEOVER = 9.0
 """Seconds: a lease of 15, renewed every five at the latest, with a second to spare."""
 _ENDS = ("end", "fail", "stop")
-_NOTICED = 0.1
 _SHOWN = 20
 
 
@@ -98,7 +97,7 @@ class Case:
         unknown: Ids of enqueues of which nobody learned whether they were stored.
         rows: Every job of the store, by id.
         results: What the completed ones returned: each the token of its run.
-        deaths: When a process was gone, by id, up to 0.1 s late; of those that still live there is none.
+        deaths: When a process was seen alive for the last time, by id, of those that have ended.
         slack: Seconds that a busy machine may add to a limit.
     """
 
@@ -233,8 +232,8 @@ def _check_runs(row: Job, runs: list[Run], case: Case, verdict: Verdict) -> None
 
 
 def _over(run: Run, case: Case) -> float:
-    """When it was over for sure."""
-    return run.end if run.end is not None else case.deaths.get(run.pid, inf) - _NOTICED
+    """Until when it surely went on."""
+    return run.end if run.end is not None else case.deaths.get(run.pid, inf)
 
 
 def _explained(before: Run, run: Run, faults: Sequence[Fault]) -> bool:

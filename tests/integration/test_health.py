@@ -170,12 +170,13 @@ def test_an_outage_of_the_broker(bench: Bench) -> None:
         assert probe.live()
         probe.wait_for("mouso_broker_up", lambda up: up == 0)
         assert probe.value("mouso_broker_outages_total") == 1
-        early = probe.value("mouso_broker_outage_seconds_total")
-        probe.wait_for("mouso_broker_outage_seconds_total", lambda seconds: seconds > early + 1)
+        # Longer than the broker waits for a lock: calls that need none go well all the while.
+        probe.wait_for("mouso_broker_outage_seconds_total", lambda seconds: seconds > 7)
         assert probe.live()
     probe.wait_ready()
     assert jobs.sound.delay(1).get(timeout=WAIT) == 1
-    assert probe.value("mouso_broker_up") == probe.value("mouso_broker_outages_total") == 1
+    probe.wait_for("mouso_broker_up", lambda up: up == 1)
+    assert probe.value("mouso_broker_outages_total") == 1
     (lasted,) = re.findall(r"the broker answers again after ([\d.]+) s", worker.log)
     assert probe.value("mouso_broker_outage_seconds_total") == pytest.approx(float(lasted), abs=0.1)
     assert worker.log.count("the broker does not answer") == 1

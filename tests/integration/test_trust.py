@@ -376,6 +376,7 @@ ERRORS = [
     {"type": "SystemExit", "message": "0"},
     {"type": "", "message": ""},
 ]
+BROKEN = ["garbage", "[]", "null", '{"type":5}', '{"type":"os:system","at":"now"}', ""]
 
 
 def test_errors_of_the_store_come_back_as_job_failed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,6 +401,19 @@ def test_errors_of_the_store_come_back_as_job_failed(bench: Bench, monkeypatch: 
             assert shown
             assert "\x1b" not in shown
     assert not (bench.folder / "sang").exists()
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_errors_of_the_store_that_cannot_be_read(bench: Bench, text: str) -> None:
+    jobs = write_app(bench, "keys=None")
+    job = jobs.login.delay("a", "b")
+    job.cancel()
+    bench.sql("UPDATE mouso_history SET state = 'dead', reason = 'attempts', progress = ?", text)
+    bench.sql("INSERT INTO mouso_errors SELECT seq, 1, ? FROM mouso_jobs WHERE id <> ''", text)
+    with pytest.raises(JobFailed, match="the stored error cannot be read"):
+        job.get(timeout=WAIT)
+    assert "the stored error cannot be read" in cli(bench, "job", job.id)
+    assert job.id in cli(bench, "dead", "list")
 
 
 def cli(bench: Bench, *words: str) -> str:

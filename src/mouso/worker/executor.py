@@ -133,7 +133,9 @@ class Run:
     def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
         """A step that begins with an exception where the coroutine waits."""
         self.began = SYSTEM.monotonic()
-        return self.steps.throw(kind if value is None else value)
+        future = self.steps.throw(kind if value is None else value)
+        self.cpu = _cpu(self, SYSTEM.monotonic())
+        return future
 
     def close(self) -> None:
         """Ends the coroutine where it waits."""
@@ -229,7 +231,7 @@ class Executor:
     async def run_coroutine(self, run: Run) -> Outcome:
         """Runs a coroutine function on this loop; its task's cancellation ends the job."""
         CURRENT.set(run.context)
-        run.meter, run.cpu = self._loop_meter, 0.0
+        run.meter, run.cpu, run.began = self._loop_meter, 0.0, run.started
         try:
             if self._around_coroutines:
                 run.steps = _waiting_for(self._around(self._around_coroutines, run)())

@@ -25,6 +25,9 @@ R = TypeVar("R")
 _LOOK_AGAIN = 1.0
 """Seconds after which an idle worker looks by itself: a ring is a hint, polling is the truth."""
 _BACKOFF = (0.05, 1.0)
+_REGULAR = frozenset({"exchange", "heartbeat", "promote"})
+"""Verbs that are called again and again. An outage is over when each that failed has succeeded: others, such as those
+that only read, may go well all the while."""
 _AMPLE = 0.01
 _SPACING = 0.003
 """Seconds between exchanges while every child has work for ``_AMPLE`` seconds more: one that settles 500 jobs takes a
@@ -56,6 +59,7 @@ class Line:
         self.down_since: float | None = None
         self.outages = 0
         self._outage_seconds = 0.0
+        self._failing: set[str] = set()
 
     @property
     def outage_seconds(self) -> float:
@@ -74,6 +78,7 @@ class Line:
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except (BrokerError, ConfigError) as error:
+            self._failing.add(verb.__name__ if verb.__name__ in _REGULAR else "heartbeat")
             if self.down_since is None:
                 self.down_since = SYSTEM.monotonic()
                 self.outages += 1
@@ -82,8 +87,10 @@ class Line:
         finally:
             del calls[number]
         if self.down_since is not None:
-            log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self.down_since)
-            self._outage_seconds, self.down_since = self.outage_seconds, None
+            self._failing.discard(verb.__name__)
+            if not self._failing:
+                log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self.down_since)
+                self._outage_seconds, self.down_since = self.outage_seconds, None
         return result
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ def read_jobs(tx: sqlite3.Connection, seqs: Sequence[int], *, errors: bool) -> d
             f"SELECT seq, error FROM mouso_errors WHERE seq IN ({marks(seqs)}) ORDER BY seq, claims",
             seqs,
         ):
-            failures.setdefault(seq, []).append(_ERROR.decode(text))
+            failures.setdefault(seq, []).append(_error(text))
     return {row[0]: _job(row, tuple(failures.get(row[0], ()))) for row in rows}
 
 
@@ -116,7 +116,18 @@ def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
 
 def decode_progress(text: str | None) -> Progress | None:
     """Reads the stored form of a progress."""
-    return None if text is None else _PROGRESS.decode(text)
+    try:
+        return None if text is None else _PROGRESS.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _error(text: str) -> ErrorInfo:
+    """A stored failure; one that another program wrote or broke does not keep its job from being read."""
+    try:
+        return _ERROR.decode(text)
+    except msgspec.MsgspecError:
+        return ErrorInfo(type="Unreadable", message="the stored error cannot be read; another program wrote it")
 
 
 def encode_text(value: object) -> str:
