@@ -34,6 +34,8 @@ STUBBORN_ALONE = 1.0
 """Likewise for one that has its process for itself, so that nobody suffers from the kill."""
 
 _MIB = 1 << 20
+_LONG = 600 * 10**9
+"""Nanoseconds after which a job without a timeout is worth a line in the log."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -75,6 +77,7 @@ class Coroner:
                 self.suspects.extend(suspects)
         elif not (draining or child.killed or explained or child.left_in_peace):
             log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
+        _measure(outcomes, child)
         return outcomes
 
     def _describe(self, found: Exit) -> str:
@@ -118,6 +121,12 @@ class Coroner:
             note = notes.get(number(lease.key))
             if note is None:
                 continue
+            if not note.deadline and now_ns - note.started > _LONG and lease.key not in child.long:
+                child.long.add(lease.key)
+                log.warning(
+                    "job %s (%s) has run for %d minutes and has no timeout; if that is not meant, give its task one",
+                    lease.id, lease.task, _LONG // 60e9,
+                )  # fmt: skip
             asked = child.stops.get(lease.key)
             if asked is not None and now - asked[0] > patience:
                 verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
@@ -148,6 +157,18 @@ class Coroner:
         decision = Decision(None, reason) if attempt >= attempts else Decision(backoff.delay(attempt), "")
         message += " and its process was killed"
         return failure(lease, decision, ErrorInfo(type=kind, message=message, attempt=attempt, reason=reason))
+
+
+def _measure(outcomes: list[Outcome], child: ChildProcess) -> None:
+    """Notes what is known of the runs that ended with their process."""
+    notes = {note.number: note for note in child.board.read()}
+    for outcome in outcomes:
+        note = notes.get(number(outcome.key))
+        if note is not None:
+            outcome.run_seconds = (time.monotonic_ns() - note.started) / 1e9
+            outcome.started_at = SYSTEM.now() - int(outcome.run_seconds * 1000)
+            outcome.peak_memory = (child.exit.max_rss if child.exit else 0) or None
+            outcome.pid = child.pid
 
 
 def crash(lease: Lease, how: str) -> Outcome:

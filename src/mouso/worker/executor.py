@@ -183,7 +183,7 @@ class Executor:
             settings = task.settings if lease.options is None else _checked(task.run_settings(lease.options))
             if not (0 <= lease.attempts < _MANY and 0 <= lease.crashes < _MANY and 0 <= lease.releases < _MANY):
                 raise BadPayload("a stored counter is out of range: attempts, crashes or releases")
-            args, kwargs = task.signature.decode(payload, lease.codec, discreet=payload is not lease.payload)
+            args, kwargs = task.signature.decode(payload, lease.codec, payload is not lease.payload)
         except NotDue as early:
             log.warning("job %s (%s) was handed out before it is due, and goes back", lease.id, lease.task)
             return outcome_of(lease, JobState.SCHEDULED, delay=early.ms)

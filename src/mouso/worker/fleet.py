@@ -26,7 +26,8 @@ from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
 from mouso.worker.shares import deal
 
-_WATCH = 0.1
+_WATCH, _WATCH_ALONE = 0.25, 0.1
+"""Seconds between two looks; shorter while there are jobs whose memory is limited."""
 _RESPAWN = (0.1, 10.0)
 _STEADY = 10.0
 _SPARES = 8
@@ -123,7 +124,7 @@ class Fleet:
     async def watch(self) -> None:
         """Kills children whose jobs do not end when they must, or that do not answer; runs until it is cancelled."""
         while True:
-            await asyncio.sleep(_WATCH)
+            await asyncio.sleep(_WATCH_ALONE if self._alone() else _WATCH)
             for child in list(self._children):
                 self._listen_to(child)
                 verdicts = self._coroner.overdue(child) | self._coroner.overdrawn(child)

@@ -60,6 +60,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         dismissed: Whether it was told to end.
         leaving: Whether it gets nothing more and ends after what it holds.
         jobs: How many it has ended.
+        long: The jobs of which it was told that they run long.
         deaf: Whether it has not answered and was relieved of what it had not started.
         stops: When which job was asked to stop, and why.
         stacks_lock: Held by who lets it write its stacks.
@@ -88,6 +89,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         self.gone = False
         self.dismissed = self.deaf = self.leaving = False
         self.jobs = 0
+        self.long: set[int | str] = set()
         self._broken = False
         self._heard = self.started
         self._asked: float | None = None
@@ -276,6 +278,8 @@ class ChildProcess(asyncio.BufferedProtocol):
             self._busy, self._ended, self._run_seconds = 0.0, 0, 0.0
         for outcome in held:
             self.stops.pop(outcome.key, None)
+        if self.long:
+            self.long.intersection_update(self.leases)
         if self.alone is not None and self.alone not in self.leases:
             self.alone = None
         return held
