@@ -49,6 +49,7 @@ class Line:
     Attributes:
         down_since: When the broker stopped answering, on ``SYSTEM.monotonic()``; None while it answers.
         outages: How often it did.
+        misplaced: Whether the last failure is one that only a change of its place or settings can end.
     """
 
     def __init__(self, broker: Broker, watchdog: Watchdog) -> None:
@@ -58,6 +59,7 @@ class Line:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="mouso-broker")
         self.down_since: float | None = None
         self.outages = 0
+        self.misplaced = False
         self._outage_seconds = 0.0
         self._failing: set[str] = set()
 
@@ -78,6 +80,7 @@ class Line:
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except (BrokerError, ConfigError) as error:
+            self.misplaced = isinstance(error, ConfigError)
             self._failing.add(verb.__name__ if verb.__name__ in _REGULAR else "heartbeat")
             if self.down_since is None:
                 self.down_since = SYSTEM.monotonic()

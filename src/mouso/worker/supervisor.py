@@ -48,7 +48,7 @@ _PRUNE_STEPS = 1000
 _PRUNE_PAUSE = 0.02
 _AFTER_GRACE = 1.5
 _GUARD = 0.3
-_FENCE, _FENCE_GRACE = 12.0, 2.0
+_FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
 """Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _STEP = 1000
 
@@ -234,6 +234,7 @@ class Supervisor:
         await asyncio.to_thread(self._line.close)
         if not settled:
             log.error("the broker did not take the last outcomes; the jobs will run again")
+        if not settled or self._line.down_since is not None:
             return EXIT_CODE
         log.info("stopped")
         return 1 if self._failed else 0
@@ -287,6 +288,9 @@ class Supervisor:
                 self._fleet.interrupt("fenced")
             elif SYSTEM.monotonic() - self._fenced_at > _FENCE_GRACE:
                 self._fleet.kill_running("the lease has ended")
+                if self._line.misplaced and SYSTEM.monotonic() - self._fenced_at > _LAST_HOPE:
+                    log.critical("the store is gone or another one; this worker ends with exit code %d", EXIT_CODE)
+                    self._stopped.set()
 
     async def _move(self) -> None:
         """Shows the watchdog that the loop moves."""
