@@ -87,10 +87,17 @@ class Worker:
         return self.log_file.read_text(errors="replace")
 
     def children(self) -> list[int]:
-        """Its live child processes, the eldest first."""
-        found = sorted(pid for pid in process_ids() if _parent(pid) == self.pid and _state(pid) != "Z")
+        """Its live children that run jobs, the eldest first: its own child processes, and copies of its templates."""
+        templates = self.templates()
+        parents = {self.pid, *templates}
+        found = sorted(pid for pid in process_ids() if _parent(pid) in parents and _state(pid) != "Z")
         self._known_children.update(found)
-        return found
+        return [pid for pid in found if pid not in templates]
+
+    def templates(self) -> list[int]:
+        """Its live template processes, of which isolated and preloaded children are copies."""
+        own = sorted(pid for pid in process_ids() if _parent(pid) == self.pid and _state(pid) != "Z")
+        return [pid for pid in own if b"mouso.worker.template" in _command(pid)]
 
     def send(self, number: int) -> float:
         """Sends a signal to the supervisor alone; returns when, on the monotonic clock."""
@@ -272,6 +279,7 @@ class Bench:
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Runs a statement in the store directly, as a broken or hostile program might."""
         connection = sqlite3.connect(self.store, timeout=10)
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         try:
             with connection:
                 return connection.execute(statement, values).fetchall()
@@ -326,11 +334,14 @@ def _state(pid: int) -> str:
 
 
 def _is_child_of_worker(pid: int) -> bool:
+    return b"mouso.worker." in _command(pid) and _state(pid) != "Z"
+
+
+def _command(pid: int) -> bytes:
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
-    return b"mouso.worker.child" in command and _state(pid) != "Z"
+        return b""
 
 
 def _has_reader(pid: int) -> bool:

@@ -104,6 +104,7 @@ class SQLiteBroker:
         try:
             if not self._store.is_same_file(connection):
                 raise CapabilityError(f"the connection belongs to another database than {self.url}")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # see ``store``: checkpoints beside writers do damage
             if not connection.in_transaction:
                 connection.execute("BEGIN IMMEDIATE")
             enqueued = producing.insert(connection, jobs, self._clock.now(), set())

@@ -1,9 +1,11 @@
 """One SQLite file, opened safely: transactions with a deadline, checkpoints, and errors in Mouso's words.
 
-**Checkpoints.** SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) can corrupt a WAL file when two connections
-checkpoint and write at the same instant (https://www.sqlite.org/wal.html, section 11.1). So automatic checkpoints are
-off, and one is made explicitly, with RESTART, which takes the writer's lock first. RESTART leaves the log at its
-length: a commit that overwrites is durable in 110 µs, one that must lengthen the file first in 200.
+**Checkpoints.** SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) can corrupt a WAL file when one connection checkpoints
+while another resets the log (https://www.sqlite.org/wal.html, section 11.1). Only writers reset it, so automatic
+checkpoints are off, and one is made explicitly, on a connection of its own, while this one holds the writer's lock. The
+modes FULL, RESTART and TRUNCATE, which are said to take that lock themselves, go on without it when they do not get it
+in time. The log is begun anew by the next commit, and not shortened: a commit that overwrites is durable in
+110 µs, one that must lengthen the file first in 200.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ _COMMIT_BYTES = 6 << 10
 _CHANGE_BYTES = 150
 _CHECKPOINT_PAUSE = 0.05
 _CHECKPOINT_WAIT = 0.05
-_CHECKPOINT_PAUSE_AFTER_WAIT = 1.0
-"""A checkpoint that waits for readers holds the writer's lock: a backup may read for minutes, and nobody may wait for
-it that long. What waits for 50 ms at most once a second takes no more than a twentieth of the writers' time."""
+_CHECKPOINT_TRIES = 3
+_MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
+_COUNT_CHECKPOINT = "INSERT INTO mouso_meta VALUES ('checkpoints', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+_LOG_NUMBER = 12
+"""Where the checkpoint sequence number stands in the log (https://www.sqlite.org/fileformat2.html, 4.1)."""
 _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _PAGE_SIZE = "page_size = 2048"
@@ -60,7 +64,7 @@ class Store:
 
     def __init__(self, path: str, synchronous: str) -> None:
         try:
-            self.path = os.path.abspath(path)
+            self.path = os.path.realpath(path)  # SQLite keeps the log beside the file itself, not beside a link to it
         except FileNotFoundError:
             raise ConfigError(f"the current directory is gone, so {path} has no place; use an absolute path") from None
         self._synchronous = synchronous
@@ -238,6 +242,7 @@ class Store:
             for pragma in (
                 f"synchronous = {self._synchronous}",
                 "wal_autocheckpoint = 0",
+                f"journal_size_limit = {_MOST_LOG_KEPT}",
                 "cache_size = -4000",
                 "secure_delete = off",  # on by default in Debian's engine; costs a settle 0.7 µs
                 _PAGE_SIZE,
@@ -303,39 +308,64 @@ class Store:
         )
 
     def _checkpoint_if_due(self) -> None:
-        """Checkpoints when enough was written. What the log holds cannot be asked without opening its file, which would
-        drop SQLite's locks; so it is this process's own writing that is estimated, and the file's growth that is seen.
-        """
+        """Checkpoints when enough was written: by this process, as estimated, or by all, as the file has grown."""
         self._look_at = self._written + _LOOK_BYTES
-        try:
-            size = os.stat(self.path + "-wal").st_size
-        except OSError:
-            return
+        size, _ = self._log()
         now = SYSTEM.monotonic()
         due = self._written >= CHECKPOINT_BYTES or size >= self._log_size + CHECKPOINT_BYTES
         if not due or now < self._next_checkpoint:
             return
         self._next_checkpoint = now + _CHECKPOINT_PAUSE
-        mode = "RESTART" if size < 4 * CHECKPOINT_BYTES else "TRUNCATE"
-        if self._checkpoint(mode):
+        if self._checkpoint():
             self._written, self._look_at = 0, _LOOK_BYTES
-            self._log_size = size if mode == "RESTART" else 0
-        else:
-            self._next_checkpoint = now + _CHECKPOINT_PAUSE_AFTER_WAIT
+            self._log_size = self._log()[0]
 
-    def _checkpoint(self, mode: str) -> bool:
-        """Whether the whole log was moved into the file; if a reader was in the way, or anything failed, it was not."""
+    def _checkpoint(self) -> bool:
+        """Moves the log into the file and begins it anew; returns False if a reader was in the way, or anything failed.
+
+        A log of which all was moved is begun anew by the first commit that finds no reader in it. Readers are short,
+        but for a backup, so that commit is made at once: it counts the checkpoints.
+        """
+        writer = self._writer
+        assert writer is not None
+        _, before = self._log()
         try:
-            checkpointer = self._connect(_CHECKPOINT_WAIT)
-        except (BrokerError, ConfigError):
-            return False
+            if not self._move_log(writer):
+                return False
+            for _ in range(_CHECKPOINT_TRIES):
+                self._begin(writer, SYSTEM.monotonic() + _CHECKPOINT_WAIT, _CHECKPOINT_WAIT)
+                writer.execute(_COUNT_CHECKPOINT)
+                writer.execute("COMMIT")
+                if self._log()[1] != before:
+                    return True
+        except (sqlite3.Error, BrokerError, ConfigError):
+            _roll_back(writer)
+        return False
+
+    def _move_log(self, writer: sqlite3.Connection) -> bool:
+        """Whether the whole log was moved into the file. Nobody writes meanwhile, so nobody resets the log."""
+        self._begin(writer, SYSTEM.monotonic() + _CHECKPOINT_WAIT, _CHECKPOINT_WAIT)
         try:
-            (busy, _, _) = checkpointer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            return not busy
-        except sqlite3.Error:
-            return False
+            checkpointer = self._connect()
+            try:
+                (busy, frames, moved) = checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                checkpointer.close()
         finally:
-            checkpointer.close()
+            _roll_back(writer)
+        return not busy and frames == moved
+
+    def _log(self) -> tuple[int, bytes]:
+        """The size of the log, and the number that it gets anew each time it is begun. To open its file is safe, as
+        SQLite's locks are on others."""
+        try:
+            log = os.open(self.path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0, b""
+        try:
+            return os.fstat(log).st_size, os.pread(log, 4, _LOG_NUMBER)
+        finally:
+            os.close(log)
 
     def translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
         """A client's error in Mouso's words."""
