@@ -11,20 +11,13 @@ was checked.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib
 import inspect
-import math
-import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -39,54 +32,30 @@ from mouso.errors import (
     ResultError,
     shown,
 )
+from mouso.wire import (
+    CODECS,
+    ENCODERS,
+    MAX_DEPTH,
+    PICKLE,
+    Adapter,
+    adapter_of,
+    decoder,
+    first_line,
+    has_nan,
+    is_deep,
+    is_usable,
+    kind_of,
+    preview,
+    same,
+    without_values,
+)
 
 if TYPE_CHECKING:
     from mouso.pickling import PickledCalls
 
-Codec = Literal["json", "msgpack"]
-CODECS: tuple[str, ...] = get_args(Codec)
-PICKLE = "pickle"
-MAX_DEPTH = 200
-"""How deep arguments and results may be nested: far less than what ends in a RecursionError, here or in a worker."""
-
 _P = inspect.Parameter
 _FLAT = frozenset({_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY})
 _VARIADIC = frozenset({_P.VAR_POSITIONAL, _P.VAR_KEYWORD})
-
-
-def _enc_hook(value: Any) -> Any:
-    if isinstance(value, PurePath):
-        return str(value)
-    if _is_pydantic(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise NotImplementedError(f"an object of type {type(value).__qualname__} cannot be encoded")
-
-
-def _dec_hook(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, PurePath):
-        return kind(value)
-    if _is_pydantic(kind):
-        return kind.model_validate_json(_JSON.encode(value))
-    if kind is object:
-        return value
-    raise NotImplementedError(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
-
-
-def _is_pydantic(kind: Any) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
-
-
-_JSON = msgspec.json.Encoder(enc_hook=_enc_hook)
-_ENCODERS: dict[str, msgspec.json.Encoder | msgspec.msgpack.Encoder] = {
-    "json": _JSON,
-    "msgpack": msgspec.msgpack.Encoder(enc_hook=_enc_hook),
-}
-
-
-def _decoder(kind: Any, codec: str) -> Any:
-    make: Any = msgspec.json.Decoder if codec == "json" else msgspec.msgpack.Decoder
-    return make(kind, dec_hook=_dec_hook)
 
 
 class Signature:
@@ -130,32 +99,32 @@ class Signature:
         self._names = tuple(self._kinds)
         self._hidden = frozenset(filter(hides, self._names))
         self._pickled = _pickled_calls(self._signature) if pickle else None
-        self._adapters: dict[str, _Adapter] = {}
+        self._adapters: dict[str, Adapter] = {}
         self._hints = {p.name: self._hint(p, hints.get(p.name, Any)) for p in parameters}
         self._unresolved = {p.name: p.annotation for p in parameters if _is_unresolved(p, self._hints)}
         self._flat = _FLAT.issuperset(self._kinds.values()) and not self._adapters
         self._positional = _P.KEYWORD_ONLY not in self._kinds.values() and self._flat
         self._required = all(p.default is _P.empty for p in parameters)
         self._args = self._struct(parameters)
-        self._decoders = {codec: _decoder(self._args, codec) for codec in CODECS}
+        self._decoders = {codec: decoder(self._args, codec) for codec in CODECS}
         returns = hints.get("return", Any)
-        self._result_adapter = None if _is_usable(returns) else _adapter(returns)
-        plain = Any if not _is_usable(returns) else returns
-        self._result_decoders = {codec: _decoder(plain, codec) for codec in CODECS}
+        self._result_adapter = None if is_usable(returns) else adapter_of(returns)
+        plain = Any if not is_usable(returns) else returns
+        self._result_decoders = {codec: decoder(plain, codec) for codec in CODECS}
 
     def _hint(self, parameter: inspect.Parameter, hint: Any) -> Any:
         """The type to decode a parameter into."""
         if parameter.kind is _P.VAR_POSITIONAL:
             many = types.GenericAlias(tuple, (hint, ...))
-            return many if _is_usable(many) else tuple[Any, ...]
+            return many if is_usable(many) else tuple[Any, ...]
         if parameter.kind is _P.VAR_KEYWORD:
             if typing.get_origin(hint) is typing.Unpack:
                 return get_args(hint)[0]
             many = types.GenericAlias(dict, (str, hint))
-            return many if _is_usable(many) else dict[str, Any]
-        if _is_usable(hint):
+            return many if is_usable(many) else dict[str, Any]
+        if is_usable(hint):
             return hint
-        adapter = _adapter(hint)
+        adapter = adapter_of(hint)
         if adapter is None:
             raise ConfigError(
                 f"task {self.name}: the annotation {hint} of argument {parameter.name!r} cannot be restored from JSON; "
@@ -198,11 +167,11 @@ class Signature:
             return self._pickle(args, kwargs, limit)
         try:
             wire = bound if not self._adapters else self._dump(bound)
-            payload = _ENCODERS[codec].encode(wire)
+            payload = ENCODERS[codec].encode(wire)
             size = len(payload)
             if size > limit:
                 raise self._too_large(size, limit)
-            if size > MAX_DEPTH and _is_deep(payload, codec, wire):
+            if size > MAX_DEPTH and is_deep(payload, codec, wire):
                 raise RecursionError
             restored = self._decoders[codec].decode(payload)
             if restored != bound or self._adapters:
@@ -235,7 +204,7 @@ class Signature:
     def _told(self, error: BaseException, name: str | None = None) -> str:
         """What an error says of an argument (of any, by default), without its value if that is hidden."""
         hidden = self._hidden if name is None else name in self._hidden
-        return _without_values(error) if hidden else _first_line(error)
+        return without_values(error) if hidden else first_line(error)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         try:
@@ -266,7 +235,7 @@ class Signature:
             if value is UNSET or name in self._adapters:
                 continue
             try:
-                restored = _decoder(hint, codec).decode(_ENCODERS[codec].encode(value))
+                restored = decoder(hint, codec).decode(ENCODERS[codec].encode(value))
                 bool(restored == value)
             except Exception as own:
                 return ArgumentError(f"task {self.name}: argument {name!r}: {self._told(own, name)}")
@@ -280,14 +249,14 @@ class Signature:
             try:
                 if name in self._adapters:
                     after = self._adapters[name].load(after)
-                same = _same(before, after)
+                equal = same(before, after)
             except RecursionError:
                 raise
             except Exception as error:
                 raise ArgumentError(f"task {self.name}: argument {name!r}: {self._told(error, name)}") from None
-            if not same:
+            if not equal:
                 raise ArgumentError(
-                    f"task {self.name}: argument {name!r}: {_kind(before)} would arrive as {_kind(after)}; "
+                    f"task {self.name}: argument {name!r}: {kind_of(before)} would arrive as {kind_of(after)}; "
                     + self._remedy(name)
                 )
 
@@ -299,7 +268,7 @@ class Signature:
             )
         return "annotate the parameter with the type you pass"
 
-    def decode(self, payload: bytes, codec: str, *, discreet: bool = False) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    def decode(self, payload: bytes, codec: str, discreet: bool = False) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Decodes stored arguments into the task's own types.
 
         Args:
@@ -311,11 +280,11 @@ class Signature:
         Raises:
             BadPayload: The bytes are no arguments of this task.
         """
-        decoder = self._decoders.get(codec)
-        if decoder is None:
+        own = self._decoders.get(codec)
+        if own is None:
             return self._unpickle(payload, codec)
         try:
-            arguments = decoder.decode(payload)
+            arguments = own.decode(payload)
             if not self._positional:
                 return self._spread(arguments)
             values = msgspec.structs.astuple(arguments)
@@ -328,9 +297,9 @@ class Signature:
             raise BadPayload("the payload is nested too deeply") from None
         except Exception as error:
             if discreet or self._hidden:
-                raise BadPayload(f"the payload does not fit task {self.name}: {_without_values(error)}") from None
+                raise BadPayload(f"the payload does not fit task {self.name}: {without_values(error)}") from None
             raise BadPayload(
-                f"the payload does not fit task {self.name}: {_first_line(error)} (starts {_preview(payload)})"
+                f"the payload does not fit task {self.name}: {first_line(error)} (starts {preview(payload)})"
             ) from None
 
     def _spread(self, arguments: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -383,17 +352,17 @@ class Signature:
         if codec == PICKLE:
             return self._pickle_result(value, limit)
         try:
-            encoded = _ENCODERS[codec].encode(value)
+            encoded = ENCODERS[codec].encode(value)
             size = len(encoded)
-            if size > MAX_DEPTH and size <= limit and _is_deep(encoded, codec, value):
+            if size > MAX_DEPTH and size <= limit and is_deep(encoded, codec, value):
                 raise RecursionError
-            lost = size >= 4 and codec == "json" and encoded.find(b"null") >= 0 and _has_nan(value)
+            lost = size >= 4 and codec == "json" and encoded.find(b"null") >= 0 and has_nan(value)
         except RecursionError:
             raise ResultError(
                 f"the result of task {self.name} contains itself or is nested deeper than {MAX_DEPTH} levels"
             ) from None
         except Exception as error:
-            raise ResultError(f"the result of task {self.name} cannot be stored: {_first_line(error)}") from None
+            raise ResultError(f"the result of task {self.name} cannot be stored: {first_line(error)}") from None
         if size > limit:
             raise self._result_too_large(size, limit)
         if lost:
@@ -413,7 +382,7 @@ class Signature:
         try:
             encoded = self._require_pickle().dumps(value)
         except Exception as error:
-            raise ResultError(f"the result of task {self.name} cannot be pickled: {_first_line(error)}") from None
+            raise ResultError(f"the result of task {self.name} cannot be pickled: {first_line(error)}") from None
         if len(encoded) > limit:
             raise self._result_too_large(len(encoded), limit)
         return encoded
@@ -433,7 +402,7 @@ class Signature:
             return value if self._result_adapter is None else self._result_adapter.load(value)
         except Exception as error:
             raise ResultError(
-                f"the result of task {self.name} does not fit its return annotation: {_first_line(error)}"
+                f"the result of task {self.name} does not fit its return annotation: {first_line(error)}"
             ) from None
 
 
@@ -441,52 +410,6 @@ def _pickled_calls(signature: inspect.Signature) -> PickledCalls:
     from mouso.pickling import PickledCalls  # pickle is not even imported for those who do not use it
 
     return PickledCalls(signature)
-
-
-class _Adapter:
-    """Lets pydantic handle a type that msgspec refuses, such as ``Model | int``."""
-
-    def __init__(self, adapter: Any) -> None:
-        self._adapter = adapter
-
-    def dump(self, value: Any) -> Any:
-        return self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
-
-    def load(self, value: Any) -> Any:
-        return self._adapter.validate_json(_JSON.encode(value))
-
-
-def _adapter(hint: Any) -> _Adapter | None:
-    """pydantic's way of handling a type; None if it is not installed or cannot either."""
-    try:
-        return _Adapter(importlib.import_module("pydantic").TypeAdapter(hint))
-    except Exception:
-        return None
-
-
-def _is_usable(hint: Any) -> bool:
-    """Whether msgspec can decode into a type."""
-    try:
-        _decoder(hint, "json")
-    except Exception:
-        return False
-    return True
-
-
-def decode_plain(encoded: bytes | None, codec: str) -> Any:
-    """Decodes bytes without a type: only JSON's own types come out.
-
-    Raises:
-        BadPayload: They do not decode.
-    """
-    if encoded is None:
-        return None
-    if codec == PICKLE:
-        raise BadPayload(f"{len(encoded):,} pickled bytes, which are not unpickled to be shown")
-    try:
-        return _decoder(Any, codec).decode(encoded)
-    except Exception as error:
-        raise BadPayload(f"undecodable bytes: {_first_line(error)} (start {_preview(encoded)})") from None
 
 
 def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -524,98 +447,3 @@ def _surroundings(function: Any) -> dict[str, Any] | None:
 def _is_unresolved(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
     text = parameter.annotation
     return isinstance(text, str) and hints[parameter.name] is Any and text.rpartition(".")[2] != "Any"
-
-
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def _is_deep(encoded: bytes, codec: str, value: Any) -> bool:
-    """Whether something encoded is nested deeper than ``MAX_DEPTH``."""
-    if codec != "json":
-        try:
-            encoded = _JSON.encode(value)
-        except RecursionError:
-            raise
-        except Exception:
-            return False  # JSON lacks such keys; the worker's own limit holds
-    if encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
-        return False
-    return not _folds(encoded) and not _folds(_STRING.sub(b"", encoded))
-
-
-def _folds(encoded: bytes) -> bool:
-    """Whether nothing is left once ``MAX_DEPTH`` times every pair of brackets without content was taken away."""
-    brackets = encoded.translate(_BRACKETS, _OTHERS)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"")
-    return not brackets
-
-
-def _has_nan(value: Any) -> bool:
-    """Whether a value holds a number that JSON lacks."""
-    return _is_nan(msgspec.to_builtins(value, enc_hook=_enc_hook))
-
-
-def _is_nan(plain: Any) -> bool:
-    if isinstance(plain, dict):
-        return any(map(_is_nan, plain.values()))
-    if isinstance(plain, (list, tuple)):
-        return any(map(_is_nan, plain))
-    return isinstance(plain, float) and not math.isfinite(plain)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
-    match a, b:
-        case (list() | tuple(), list() | tuple()):
-            if isinstance(b, list) and hasattr(a, "_fields"):
-                return False  # a named tuple has lost its names
-            return len(a) == len(b) and all(map(_same, a, b))
-        case (Mapping(), Mapping()):
-            return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-        case (bytes() | bytearray() | memoryview(), bytes()):
-            return bytes(a) == b
-        case (float() | Decimal(), float() | Decimal()) if a != a:
-            return b != b
-        case (datetime(), datetime()) if a.utcoffset() is not None and b.utcoffset() is not None:
-            return a.astimezone(UTC) == b.astimezone(UTC)  # == is never true in the doubled hour of a zone
-    if type(a) is type(b):
-        if isinstance(a, msgspec.Struct):
-            return all(_same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
-        if dataclasses.is_dataclass(a):
-            return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
-        if not any("__eq__" in vars(cls) for cls in type(a).__mro__[:-1]):
-            return True  # no way to compare, but restored to its own type
-    return bool(a == b)
-
-
-def _kind(value: Any) -> str:
-    shows_itself = value is None or (isinstance(value, float) and not math.isfinite(value))
-    return str(value) if shows_itself else type(value).__qualname__
-
-
-def _preview(payload: object) -> str:
-    return payload[:16].hex(" ") if isinstance(payload, bytes) else shown(payload)
-
-
-_QUOTED = re.compile(r"'[^']*'")
-
-
-def _without_values(error: BaseException) -> str:
-    """What an error says, without what it quotes; of an error that may quote in any way, only its type."""
-    if isinstance(error, msgspec.MsgspecError):
-        return _QUOTED.sub("'…'", _first_line(error))
-    return type(error).__qualname__
-
-
-def _first_line(error: BaseException) -> str:
-    try:
-        text = str(error).strip()
-    except Exception:
-        text = ""
-    lines = text.splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[:3])[:300]

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
 from mouso.clock import SYSTEM, Duration, seconds
-from mouso.codec import decode_plain
 from mouso.errors import (
     BrokerUnavailable,
     ErrorInfo,
     JobCancelled,
+    JobError,
     JobExpired,
     JobFailed,
     JobUnknown,
     ResultError,
     ResultTimeout,
 )
-from mouso.job import Job, JobState, Progress
+from mouso.job import Job, JobState, LogLine, Progress, RunInfo
 from mouso.signing import is_enveloped
 from mouso.waiting import remaining
+from mouso.wire import decode_plain
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
     from mouso.task import Task
 
 R = TypeVar("R")
+_LOOK = 0.05
 
 
 class JobHandle(Generic[R]):
@@ -93,6 +96,38 @@ class JobHandle(Generic[R]):
     def errors(self) -> tuple[ErrorInfo, ...]:
         """Its failed attempts, oldest first, now."""
         return self.refresh().record.errors
+
+    # -- its runs
+
+    def runs(self) -> list[RunInfo]:
+        """What is known of the job's runs, oldest first: how they ended, what they took and what they logged."""
+        return self._app.broker.runs(self.id)
+
+    def logs(self) -> list[LogLine]:
+        """The last lines that each run has logged with ``ctx.log``, oldest first."""
+        return [line for run in self.runs() for line in run.lines]
+
+    def stack(self, timeout: Duration = 10.0) -> str:
+        """Where the job is now: the calls of its thread or coroutine, the innermost last. Its worker is asked, which
+        takes about a second.
+
+        Raises:
+            JobUnknown: No job has this id.
+            JobError: It does not run, it ended before its worker answered, or the worker did not answer in time.
+        """
+        deadline = SYSTEM.monotonic() + seconds(timeout, "timeout")
+        asked = self._app.broker.ask_stack(self.id)
+        job = self.refresh().record
+        if not asked:
+            raise JobError(f"job {self.id} is {job.state}; only a job that runs has a stack", self.id)
+        while SYSTEM.monotonic() < deadline:
+            run = next((run for run in self.runs() if run.token == job.claims), None)
+            if run is not None and run.stack is not None:
+                return run.stack.text
+            if self.state is not JobState.RUNNING:
+                raise JobError(f"job {self.id} ended before its worker could tell where it was", self.id)
+            time.sleep(_LOOK)
+        raise JobError(f"the worker of job {self.id} did not answer within {timeout}; is it alive?", self.id)
 
     # -- waiting
 

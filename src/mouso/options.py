@@ -10,12 +10,12 @@ import msgspec
 
 from mouso import isolation
 from mouso.clock import Duration, instant, millis, seconds
-from mouso.codec import CODECS, PICKLE
 from mouso.config import closest
 from mouso.errors import OptionError, shown
 from mouso.isolation import Limits
 from mouso.job import JobOptions, UniqueScope, check_id, check_name
 from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name, exponential
+from mouso.wire import CODECS, PICKLE
 
 MAX_ATTEMPTS = 1_000_000
 MAX_HEADERS = 16 << 10

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mouso.clock import moment
-from mouso.codec import decode_plain
 from mouso.config import one_line
 from mouso.errors import BadPayload, BadSignature, ResultError
 from mouso.job import Job
 from mouso.signing import envelope_of, is_enveloped, result_envelope_of
+from mouso.wire import decode_plain
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
@@ -25,7 +25,7 @@ class Unshown(dict[str, str]):
         return ", ".join(f"{what} ({why})" for what, why in self.items())
 
 
-class Sealed(Exception):
+class Sealed(BadPayload):
     """It is encrypted, and the app lacks the key ``key``."""
 
     def __init__(self, key: str) -> None:
@@ -35,12 +35,12 @@ class Sealed(Exception):
 
 def arguments(app: Mouso, job: Job) -> Any:
     """A job's arguments by name, or ``Unshown``."""
-    return _shown(app, lambda: plain(payload_of(app, job), job.codec))
+    return _shown(app, lambda: plain(encoded_arguments(app, job), job.codec))
 
 
 def result(app: Mouso, job: Job, *, redact: bool = True) -> Any:
     """A job's result, or ``Unshown``."""
-    return _shown(app, lambda: plain(_result_of(app, job), job.codec), redact=redact)
+    return _shown(app, lambda: plain(encoded_result(app, job), job.codec), redact=redact)
 
 
 def options(app: Mouso, job: Job) -> Any:
@@ -80,10 +80,14 @@ def signature_text(app: Mouso, job: Job) -> str:
     if found["key"] is None:
         return "none"
     checked = "" if found["valid"] else " (not checked: this app has no keys)"
-    return f"by key {found['key']} until {moment(found['until']):%Y-%m-%d %H:%M:%S} UTC{checked}"
+    try:
+        until = f"{moment(found['until']):%Y-%m-%d %H:%M:%S} UTC"
+    except OverflowError:  # nobody has checked it
+        until = "an instant that cannot be"
+    return f"by key {found['key']} until {until}{checked}"
 
 
-def payload_of(app: Mouso, job: Job) -> bytes:
+def encoded_arguments(app: Mouso, job: Job) -> bytes:
     """A job's encoded arguments, whoever signed them.
 
     Raises:
@@ -98,12 +102,18 @@ def payload_of(app: Mouso, job: Job) -> bytes:
     return envelope.body if app.trust is None else app.trust.unseal(job, envelope)
 
 
-def _result_of(app: Mouso, job: Job) -> bytes | None:
-    if not is_enveloped(job.result):
-        return job.result
-    envelope = result_envelope_of(job)
-    if app.trust is not None and app.trust.has_secret(envelope.key):
+def encoded_result(app: Mouso, job: Job) -> bytes | None:
+    """A job's encoded result, checked if the app has the key.
+
+    Raises:
+        Sealed: It is encrypted, and the app lacks the key.
+        ResultError: It cannot be read, or no worker of this app stored it.
+    """
+    envelope = result_envelope_of(job) if is_enveloped(job.result) else None
+    if app.trust is not None and (envelope is None or app.trust.has_secret(envelope.key)):
         return app.trust.open_result(job)
+    if envelope is None:
+        return job.result
     if envelope.sealed:
         raise Sealed(envelope.key)
     return envelope.body

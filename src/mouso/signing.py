@@ -153,8 +153,10 @@ class Trust:
         """The job in its envelope, encrypted if the app says so.
 
         Raises:
-            JobRejected: No key may sign it.
+            JobRejected: No key may sign it, or it is in an envelope already.
         """
+        if is_enveloped(job.payload):
+            raise JobRejected(f"job {job.id}: its payload is that of a signed job; give the arguments as they were")
         now = self.clock.now()
         due = job.due if job.delay is None else now + job.delay
         until = job.expires_at if job.ttl is None else now + job.ttl

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 import msgspec
 
 from mouso.brokers.base import BATCH
-from mouso.codec import PICKLE, Signature, type_hints
+from mouso.codec import Signature, type_hints
 from mouso.context import Context
 from mouso.errors import ConfigError, OptionError
 from mouso.handle import JobHandle
 from mouso.job import Job, JobOptions, check_name, new_id
 from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
 from mouso.retry import Backoff, module_name
+from mouso.wire import PICKLE
 
 if TYPE_CHECKING:
     from mouso.app import Mouso

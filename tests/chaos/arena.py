@@ -97,9 +97,11 @@ class Arena(Bench):
 
     Attributes:
         pair: The workers; a test that restarts one puts the new one in its place.
+        options: With which they are started.
         faults: What was done so far.
         evil_limit: Seconds within which jobs must run again that a hostile one took along.
-        slack: Seconds that this machine may add to a limit: a second, and what it takes to start processes.
+        slack: Seconds that this machine may add to a limit: a second, and what it takes to start processes, more if
+            it has more to do than it can.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -116,22 +118,25 @@ class Arena(Bench):
         self._tail = Tail(self._journal)
         self._deaths = Deaths(Tail(self._journal))
         self._deaths.start()
-        self._options: tuple[str, ...] = ()
+        self.options: tuple[str, ...] = ()
         self._held: dict[int, list[str]] = {}
 
     # -- the work
 
-    def begin(self, *, source: str = "", size: int = JOBS, mean: float = 0.02, options: Sequence[str] = ()) -> None:
-        """Writes the app, enqueues most of the work and starts two workers."""
-        self._options = ("-p", "2", "-c", "4", "--grace", f"{GRACE:g}", *options)
+    def begin(
+        self, source: str = "", *, mean: float = 0.02, options: Sequence[str] = (), troubled: bool = False
+    ) -> None:
+        """Writes the app, enqueues most of the work and starts two workers; see `Load`."""
+        self.options = ("-p", "2", "-c", "4", "--grace", f"{GRACE:g}", *options)
         self.jobs = self.app(SOURCE + source)
-        self.load = Load(self.jobs, self.random, size, mean)
+        self.load = Load(self.jobs, self.random, JOBS, mean, troubled=troubled)
         self.load.enqueue_most()
-        self.pair = [self.start(*self._options) for _ in range(2)]
+        self.pair = [self.start(*self.options) for _ in range(2)]
         began = time.monotonic()
         for worker in self.pair:
             self.wait_ready(worker, 2)
-        self.slack += time.monotonic() - began
+        crowd = os.getloadavg()[0] / len(os.sched_getaffinity(0))
+        self.slack += (time.monotonic() - began) * max(crowd, 1.0)
         self.load.go_on()
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -167,13 +172,12 @@ class Arena(Bench):
         self.faults.append(made)
         return made
 
-    def kill_child(self, worker: Worker) -> int:
-        """Kills a random child; returns its process id."""
+    def kill_child(self, worker: Worker, *, limit: float | None = CHILD) -> None:
+        """Kills a random child."""
         victim = self.random.choice(wait_until(worker.children, message="there is a child"))
-        fault = self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=CHILD)
+        fault = self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=limit)
         os.kill(victim, signal.SIGKILL)
         self._deaths.at.setdefault(victim, fault.at)
-        return victim
 
     def kill_supervisor(self, worker: Worker) -> None:
         """Kills the supervisor alone; its children see it and end."""
@@ -197,7 +201,7 @@ class Arena(Bench):
     def restart(self, number: int, *, wait: bool = True) -> Worker:
         """Starts a worker in the place of one that has ended."""
         assert not self.pair[number].alive
-        worker = self.pair[number] = self.start(*self._options)
+        worker = self.pair[number] = self.start(*self.options)
         if wait:
             self.wait_ready(worker, 2)
         return worker
@@ -229,7 +233,7 @@ class Arena(Bench):
         """Stops processes for a while, and expects no harm from it."""
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
+        pass_time(seconds)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
@@ -248,8 +252,8 @@ class Arena(Bench):
         except AssertionError:
             live = self.sql("SELECT state, count(*), min(seq), max(worker) FROM mouso_live GROUP BY state")
             raise AssertionError(f"after {timeout:g} s there are jobs that are not final: {live}") from None
-        verdict = self.verdict()
         self.check_store()
+        verdict = self.verdict()
         self._check_workers()
         return verdict
 
@@ -257,7 +261,7 @@ class Arena(Bench):
         """What the judge says; violations fail the test."""
         self._deaths.close()
         for line in self.lines("evil"):
-            until, pids = self._deaths.at.get(line.pid, math.inf), frozenset({line.pid})
+            until, pids = self._deaths.at.get(line.pid, math.inf) + 1.0, frozenset({line.pid})
             self.fault("a hostile job", at=line.at, until=until, pids=pids, kills=True, limit=self.evil_limit)
         rows = self._rows()
         case = Case(
@@ -294,7 +298,7 @@ class Arena(Bench):
             if worker.alive:
                 self._check_worker(worker)
         left = {path.name for path in self.folder.iterdir()} - {"journal", "jobs.py", "__pycache__"}
-        odd = [name for name in left if not name.startswith(("jobs.db", "worker-"))]
+        odd = [name for name in left if not name.startswith(("jobs.db", "worker-", "disk"))]
         assert not odd, f"files left in the folder: {odd}"
 
     def _check_worker(self, worker: Worker) -> None:
@@ -311,6 +315,11 @@ class Arena(Bench):
         finally:
             if self._deaths.is_alive():
                 self._deaths.close()
+
+
+def pass_time(seconds: float) -> None:
+    """Waits: some faults are made of time."""
+    time.sleep(max(seconds, 0))
 
 
 def _value(result: bytes | None) -> object:

@@ -21,6 +21,7 @@ from tests.chaos.journal import Line
 EARLIEST_TAKEOVER = 9.0
 """Seconds: a lease of 15, renewed every five at the latest, with a second to spare."""
 _ENDS = ("end", "fail", "stop")
+_UNLEARNED = 0.2
 _SHOWN = 20
 
 
@@ -195,7 +196,7 @@ def _check_row(row: Job, expected: Expected, runs: list[Run], case: Case, verdic
     if expected.failures is not None and row.attempts != expected.failures:
         say(f"{row.id}: charged {row.attempts} attempts instead of {expected.failures}")
     # A hostile job may come to its end and have ruined its process all the same.
-    cut = [run for run in runs if run.pid in case.deaths and not (expected.innocent and run.how)]
+    cut = [run for run in runs if _died_under(run, case) or (run.pid in case.deaths and not expected.innocent)]
     if row.crashes > len(cut) or (row.crashes and not any(fault.kills for fault in case.faults)):
         say(f"{row.id}: charged {row.crashes} crashes, but a process died under it {len(cut)} times")
     if row.state is JobState.COMPLETED:
@@ -204,6 +205,12 @@ def _check_row(row: Job, expected: Expected, runs: list[Run], case: Case, verdic
             say(f"{row.id}: completed under claim {row.claims}, of which no run came to its end")
         if case.results.get(row.id) != row.claims:
             say(f"{row.id}: its result is {case.results.get(row.id)!r}, not that of claim {row.claims}")
+
+
+def _died_under(run: Run, case: Case) -> bool:
+    """Whether the process ended before the run, or before anybody can have learned of the run's end."""
+    death = case.deaths.get(run.pid)
+    return death is not None and (run.end is None or run.end > death - _UNLEARNED)
 
 
 def _check_runs(row: Job, runs: list[Run], case: Case, verdict: Verdict) -> None:

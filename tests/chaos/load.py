@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from mouso import Job
-from mouso.errors import BrokerUnavailable, OutcomeUnknown
+from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
 from mouso.handle import JobHandle
 from tests.chaos.judge import Expected
 
@@ -48,7 +48,7 @@ async def flaky_coroutine(ctx: Context, seconds: float, failures: int) -> int:
             raise OSError("as told")
         return token
 
-@app.task(attempts=20, backoff=constant("200ms"))
+@app.task(attempts=50, backoff=constant("400ms"))
 def parent(ctx: Context, seconds: float, children: int) -> int:
     """Enqueues others, under ids that a second run would choose again."""
     with run() as token:
@@ -71,6 +71,7 @@ class Load:
         random: Decides kinds, durations and order.
         size: How many jobs are accepted in all, those that jobs enqueue included.
         mean: Seconds that a job takes on average.
+        troubled: The store will not be there all the time, so jobs that enqueue others may fail.
 
     Attributes:
         accepted: What is expected of each accepted job.
@@ -80,7 +81,7 @@ class Load:
         extra: Ids of jobs that the test enqueued by itself.
     """
 
-    def __init__(self, jobs: Any, random: Random, size: int = JOBS, mean: float = 0.02) -> None:
+    def __init__(self, jobs: Any, random: Random, size: int, mean: float, *, troubled: bool) -> None:
         self.accepted: dict[str, Expected] = {}
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
@@ -90,6 +91,7 @@ class Load:
         self._random = random
         self._size = size
         self._mean = mean
+        self._troubled = troubled
         self._thread: threading.Thread | None = None
         self._enough = threading.Event()
         self._error: BaseException | None = None
@@ -100,6 +102,7 @@ class Load:
         batch: list[Job] = []
         for _ in range(size // 40):
             batch.append(jobs.parent.job(self._seconds(), _CHILDREN))
+            self.accepted[batch[-1].id] = Expected(failures=None if self._troubled else 0)
             self.accepted.update((f"{batch[-1].id}.{child}", Expected()) for child in range(_CHILDREN))
         for n in range(size // 13):
             batch.append((jobs.flaky, jobs.flaky_coroutine)[n % 2].job(self._seconds(), 1 + n % 3))
@@ -159,10 +162,10 @@ class Load:
             job = call.job(seconds)
             try:
                 self._take(jobs.app.enqueue_many([job])[0].id, key)
-            except BrokerUnavailable:
-                self.refused.add(job.id)
             except OutcomeUnknown:
                 self.unknown.add(job.id)
+            except (BrokerUnavailable, ConfigError):
+                self.refused.add(job.id)
             except Exception as error:
                 self._error = error
                 return

@@ -65,9 +65,7 @@ def test_rolling_restarts(arena: Arena) -> None:
 def test_jobs_that_outlast_the_grace(arena: Arena) -> None:
     """They are interrupted or killed, given back, and run again; no neighbour is the worse for it."""
     grace = 0.7
-    arena.begin(
-        source="from contextlib import suppress\n" + LONG, options=("--grace", f"{grace:g}"), size=1960, mean=0.04
-    )
+    arena.begin(source="from contextlib import suppress\n" + LONG, options=("--grace", f"{grace:g}"), mean=0.04)
     names = ("polite", "cancellable", "deaf", "stubborn", "polite")
     arena.load.accept([getattr(arena.jobs, name).options(priority=50).delay() for name in names])
     for round_ in range(4):

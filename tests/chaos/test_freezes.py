@@ -4,7 +4,7 @@ import time
 from contextlib import ExitStack
 
 from mouso.handle import JobHandle
-from tests.chaos.arena import LEASE, LOST, Arena
+from tests.chaos.arena import LEASE, LOST, Arena, pass_time
 from tests.support import wait_until
 
 PATIENT = """
@@ -26,7 +26,7 @@ def test_beyond_the_lease(arena: Arena) -> None:
     The third takes over the jobs of all. When the others wake, what they have to say comes too late: they learn it,
     stop what they still run, and work on.
     """
-    arena.begin(source=PATIENT, mean=0.03)
+    arena.begin(PATIENT, mean=0.03)
     whole, healthy = arena.pair
     headless = arena.start("-p", "2", "-c", "4", "--grace", "5")
     arena.wait_ready(headless, 2)
@@ -44,8 +44,7 @@ def test_beyond_the_lease(arena: Arena) -> None:
         frozen.enter_context(arena.frozen(whole, lease=True, limit=LOST))
         frozen.enter_context(arena.frozen(headless, whole=False, lease=True, limit=LOST))
         stuck = arena.freeze_child(healthy, limit=LOST)
-        at = time.monotonic()
-        wait_until(lambda: time.monotonic() > at + LEASE + 4, timeout=LEASE + 10, interval=0.1)
+        pass_time(LEASE + 4)
     thawed = time.monotonic()
     wait_until(lambda: {line.supervisor for line in arena.lines("stop")} == both, message="patients are told to stop")
     assert time.monotonic() - thawed < 3.0

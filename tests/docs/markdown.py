@@ -36,7 +36,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Every page of the documentation, those outside of its folder included."""
-    outside = ("README.md", "GLOSSARY.md", "CONTRIBUTING.md", "examples/README.md")
+    outside = ("README.md", "GLOSSARY.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
     return [*(ROOT / name for name in outside), *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -229,6 +229,27 @@ def breeds() -> str:
     assert len(bench.history("ran")) == 1
 
 
+@pytest.mark.parametrize("settings", ["", ", encrypt=True"])
+def test_isolated_jobs_are_checked_too(bench: Bench, settings: str) -> None:
+    jobs = write_app(
+        bench,
+        f'keys=[Key.hmac("k", {SECRET!r})]{settings}',
+        TASKS
+        + """
+@app.task(isolated=True, attempts=1)
+def apart(x: int = 0) -> int:
+    note("ran", "apart")
+    return x
+""",
+    )
+    job = jobs.app.trust.sign(jobs.apart.job(5))
+    jobs.app.broker.open()
+    ids = [insert(bench, job, id=new_id()), insert(bench, job, id=new_id(), payload=b'{"x":1}')]
+    bench.start("-p", "1")
+    refused(bench, ids)
+    assert jobs.apart.delay(7).get(timeout=WAIT) == 7
+
+
 def test_keys_from_the_environment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOUSO_KEYS", f"hmac:k:{SECRET} aes:seal:{OTHER}")
     jobs = bench.app(TASKS)

@@ -135,6 +135,17 @@ def test_a_log_that_a_crash_left_behind_is_not_moved(shop: Shop) -> None:
     assert fingerprint(shop.folder) == before
 
 
+def test_a_folder_whose_name_is_no_utf8(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = shop.folder / os.fsdecode(b"odd-\xff")
+    odd.mkdir()
+    (odd / "here.py").write_text(
+        "from mouso import Mouso\napp = Mouso(broker='sqlite:///here.db')\n@app.task\ndef t(): ..."
+    )
+    monkeypatch.chdir(odd)
+    assert "odd-\\udcff" in one(diagnose(shop, "here:app"), "file").what
+    assert "odd-\\udcff" in shop.run("doctor", "here:app").out
+
+
 def test_no_app_is_wrong_usage(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOUSO_APP")
     assert "no app is named" in shop.error(2, "doctor")

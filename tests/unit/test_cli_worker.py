@@ -42,7 +42,7 @@ def test_the_app_is_not_imported_here(shop: Shop, given: list[WorkerOptions]) ->
 
 def test_every_option(shop: Shop, given: list[WorkerOptions]) -> None:
     line = "-A shop:app -Q mail=3,default --strict -p 4 -c 16 --grace 1m --name w1 --log-level DEBUG"
-    shop.ok("worker", *line.split())
+    shop.ok("worker", *line.split(), "--health", "[::1]:9808", "--log-format", "JSON")
     assert given == [
         WorkerOptions(
             app="shop:app",
@@ -54,6 +54,8 @@ def test_every_option(shop: Shop, given: list[WorkerOptions]) -> None:
             grace=60.0,
             name="w1",
             log_level="debug",
+            log_format="json",
+            health="[::1]:9808",
         )
     ]
 
@@ -111,6 +113,11 @@ def test_processes(shop: Shop, given: list[WorkerOptions], value: str) -> None:
         (("--name", "x" * 101), "use 1 to 100 printable characters"),
         (("--log-level", "debgu"), "--log-level 'debgu': did you mean 'debug'?"),
         (("--log-level", "x"), "there are debug, info, warning, error"),
+        (("--log-format", "jsn"), "--log-format 'jsn': did you mean 'json'?"),
+        (("--log-format", ""), "--log-format '': there are text, json"),
+        (("--health", "9808"), "--health '9808' is no HOST:PORT; write for example 127.0.0.1:9808"),
+        (("--health", "localhost:99999"), "--health 'localhost:99999' is no HOST:PORT; the port is a number from 0 to"),
+        (("--health", ""), "--health '' is no HOST:PORT"),
         (("--proceses", "2"), "Did you mean '--processes'?"),
         (("extra",), "'extra' is one argument too many"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mouso.codec import CODECS
+from mouso.wire import CODECS
 from tests.unit.codec_kit import (
     AWARE,
     ID,

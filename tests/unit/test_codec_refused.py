@@ -12,8 +12,9 @@ import msgspec
 import pydantic
 import pytest
 
-from mouso.codec import CODECS, MAX_DEPTH, Signature
+from mouso.codec import Signature
 from mouso.errors import ArgumentError, JobRejected, PayloadTooLarge
+from mouso.wire import CODECS, MAX_DEPTH
 from tests.unit.codec_kit import (
     AWARE,
     ID,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mouso.codec import CODECS, MAX_DEPTH, Signature, decode_plain
+from mouso.codec import Signature
 from mouso.errors import BadPayload, ResultError
+from mouso.wire import CODECS, MAX_DEPTH, decode_plain
 from tests.unit.codec_kit import LIMIT, ORDER, Order, Page, User, nested, signature
 
 # -- payloads that no producer of this task made

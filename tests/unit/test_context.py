@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mouso import Context, MousoError, Retry, StopRequested
-from mouso.context import CURRENT
-from mouso.job import Progress
+from mouso.clock import SYSTEM
+from mouso.context import CURRENT, Log
+from mouso.job import LogLine, Progress, decode_log
 
 
 class Reports:
@@ -18,8 +19,9 @@ class Reports:
     def __init__(self) -> None:
         self.progress: list[Progress] = []
 
-    def __call__(self, context: Context, progress: Progress) -> None:
-        self.progress.append(progress)
+    def __call__(self, context: Context, what: Progress | LogLine) -> None:
+        assert isinstance(what, Progress)
+        self.progress.append(what)
 
     @property
     def done(self) -> list[float]:
@@ -146,6 +148,109 @@ def test_a_tracked_loop_stops_when_asked_to() -> None:
     context.request_stop("cancelled")
     with pytest.raises(StopRequested):
         next(rows)
+
+
+# -- the log
+
+
+class Lines:
+    """Keeps the lines that a context hands over."""
+
+    def __init__(self) -> None:
+        self.kept: list[LogLine] = []
+
+    def __call__(self, context: Context, what: Progress | LogLine) -> None:
+        assert isinstance(what, LogLine)
+        self.kept.append(what)
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        return [(line.level, line.message) for line in self.kept]
+
+
+def test_log_lines_are_handed_over_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    lines = Lines()
+    context = Context(job_id="a", task="shop.work", queue="mail", attempt=2, report=lines)
+    with caplog.at_level("INFO", logger="mouso.job"):
+        before = SYSTEM.now()
+        context.log.info("%d rows", 3)
+        context.log.error("no %s", "network", extra={"user": 7})
+    assert lines.texts == [("INFO", "3 rows"), ("ERROR", "no network")]
+    assert before <= lines.kept[0].at <= SYSTEM.now()
+    facts = vars(caplog.records[0])
+    assert (facts["job_id"], facts["task"], facts["queue"], facts["attempt"]) == ("a", "shop.work", "mail", 2)
+    assert vars(caplog.records[1])["user"] == 7
+    assert [record.filename for record in caplog.records] == ["test_context.py"] * 2
+
+
+def test_lines_are_kept_from_info_on_whatever_the_log_shows(caplog: pytest.LogCaptureFixture) -> None:
+    lines = Lines()
+    context = Context(report=lines)
+    with caplog.at_level("ERROR", logger="mouso.job"):
+        context.log.debug("dull")
+        context.log.info("kept")
+    assert (lines.texts, caplog.records) == ([("INFO", "kept")], [])
+    with caplog.at_level("DEBUG", logger="mouso.job"):
+        context.log.debug("dull")
+    assert lines.texts[1:] == [("DEBUG", "dull")]
+
+
+def test_a_traceback_is_part_of_its_line() -> None:
+    lines = Lines()
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        Context(report=lines).log.exception("it failed")
+        Context(report=lines).log.warning("again", exc_info=error)
+    for _, text in lines.texts:
+        assert "Traceback (most recent call last):" in text
+        assert text.endswith("ValueError: no")
+
+
+@pytest.mark.parametrize(
+    ("message", "args", "kept"),
+    [
+        ("a\ud800b", (), "a?b"),
+        ("%d rows", ("many",), "a line that cannot be written: TypeError"),
+        ("x" * 10_000, (), "x" * 2048 + " … " + "x" * 2048),
+        (None, (), "None"),
+    ],
+)
+def test_a_line_that_cannot_be_kept_as_it_is(message: str, args: tuple[object, ...], kept: str) -> None:
+    lines = Lines()
+    context = Context(report=lines)
+    context.log.logger.disabled = True  # logging itself would write about the wrong call to stderr
+    try:
+        context.log.info(message, *args)
+    finally:
+        context.log.logger.disabled = False
+    assert lines.texts == [("INFO", kept)]
+
+
+def test_logging_outside_a_worker_only_logs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="mouso.job"):
+        Context().log.info("hello")
+    assert caplog.messages == ["hello"]
+
+
+def test_the_last_lines_are_kept() -> None:
+    log = Log(3, 1000)
+    for n in range(5):
+        log.add(LogLine(n, "INFO", f"line {n}"))
+    assert decode_log(log.encoded()) == {
+        "lines": tuple(LogLine(n, "INFO", f"line {n}") for n in (2, 3, 4)),
+        "left_out": 2,
+    }
+
+
+def test_kept_lines_are_bounded_in_bytes() -> None:
+    log = Log(100, 10)
+    for text in ("aaaa", "éé", "bb", "c"):
+        log.add(LogLine(0, "INFO", text))
+    kept = decode_log(log.encoded())
+    assert ([line.message for line in kept["lines"]], kept["left_out"]) == (["éé", "bb", "c"], 1)
+    log.add(LogLine(0, "INFO", "d" * 11))
+    assert decode_log(log.encoded()) == {"lines": (), "left_out": 5}
 
 
 # -- Celery's spellings

@@ -1,13 +1,13 @@
 """Processes that the supervisor starts, and how they end."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mouso.worker import launch
 from mouso.worker.launch import Exit, Spawned, describe
 
 
@@ -18,7 +18,7 @@ def python(program: str) -> list[str]:
 @pytest.fixture(params=["pidfd", "thread"])
 def spawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Spawned]:
     if request.param == "thread":
-        monkeypatch.delattr(launch.os, "pidfd_open")
+        monkeypatch.delattr(os, "pidfd_open")
     return lambda command: Spawned(command, ())
 
 

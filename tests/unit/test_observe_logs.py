@@ -157,3 +157,12 @@ def test_root_and_other_loggers_are_left_alone(begin: Begin, form: str) -> None:
     logging.getLogger("shop").info("not ours")
     assert stream.getvalue() == ""
     assert not logging.getLogger("mouso").propagate
+
+
+def test_a_traceback_for_people_steers_no_terminal(begin: Begin) -> None:
+    stream = begin()
+    try:
+        raise ValueError("first\x1b[31m\nsecond\x9b")
+    except ValueError:
+        LOG.exception("it failed")
+    assert stream.getvalue().endswith("\nValueError: first\\x1b[31m\nsecond\\x9b\n")

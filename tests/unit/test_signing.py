@@ -186,6 +186,15 @@ def test_a_signature_of_a_result_is_none_of_a_job() -> None:
         own.open(lease(JOB, payload=result))
 
 
+def test_a_unique_key_that_was_altered_is_seen_by_who_reads_the_row() -> None:
+    own = trust()
+    signed = own.sign(JOB)
+    assert own.check(signed) is not None
+    for other in (None, "other"):
+        with pytest.raises(BadSignature, match="the job's unique key was altered"):
+            own.check(msgspec.structs.replace(signed, unique=other))
+
+
 # -- unsigned jobs, other keys
 
 
@@ -337,6 +346,17 @@ def test_what_a_ciphertext_is_bound_to(field: str) -> None:
     assert own.unseal(signed, envelope) == JOB.payload
     with pytest.raises(BadPayload):
         own.unseal(msgspec.structs.replace(signed, **{field: CHANGES[field]}), envelope)
+
+
+def test_every_message_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a nonce that comes twice tells nothing."""
+    sealer, nonce = Key.aes("k", SECRET).sealer, bytes(12)
+    heads = [bytes(16) + nonce, b"\1" + bytes(15) + nonce]
+    monkeypatch.setattr("mouso.sealing.os.urandom", lambda count: heads.pop(0))
+    one, two = sealer.seal(b"content", b""), sealer.seal(b"content", b"")
+    assert one[16:28] == two[16:28] == nonce
+    assert one[28:] != two[28:]
+    assert sealer.open(one, b"") == sealer.open(two, b"") == b"content"
 
 
 def test_equal_jobs_have_nothing_in_common_when_encrypted() -> None:

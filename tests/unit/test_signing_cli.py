@@ -2,12 +2,14 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mouso.handle import JobHandle
+from mouso.signing import MARK, envelope_of
 from mouso.testing.inline import run_until_idle
 from tests.unit.cli_kit import Shop, opened
 
@@ -47,7 +49,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         yield shop
 
 
-def enqueue(shop: Shop, app: str, arguments: dict[str, object], *options: str, task: str = "login") -> str:
+def enqueue(shop: Shop, app: str, arguments: Mapping[str, object], *options: str, task: str = "login") -> str:
     """A job of an app of the shop; its id."""
     return shop.ok("enqueue", f"{app}:app", task, "--kwargs", json.dumps(arguments), *options).strip()
 
@@ -135,6 +137,16 @@ def test_the_result_that_is_asked_for_is_printed(shop: Shop) -> None:
 # -- who sees what
 
 
+def test_a_forged_result_is_not_shown(shop: Shop) -> None:
+    id = enqueue(shop, "signed", {"user": "ann", "password": "x"})
+    work("signed")
+    sql(shop, "UPDATE mouso_history SET result = ?", b'{"user":"forged"}')
+    assert "forged" not in everything(shop, "signed", id)
+    assert "is not signed: no worker of this app stored it" in shop.ok("job", "signed:app", id)
+    assert "forged" not in shop.run("enqueue", "signed:app", "login", '"a"', '"b"', "--id", id, "--wait").out
+    assert "forged" in shop.ok("job", "bare:app", id)
+
+
 def test_without_the_key_encrypted_is_all_there_is_to_see(shop: Shop) -> None:
     id = enqueue(shop, "sealed", {"user": "ann", "password": "x"})
     work("sealed")
@@ -172,6 +184,17 @@ def test_the_signature_is_told(shop: Shop) -> None:
     sql(shop, "UPDATE mouso_jobs SET payload = ?", b"\xc1mouso1")
     assert "cannot be read" in told("signed", id)
     assert "undecodable (" in shop.ok("job", "signed:app", id)
+
+
+def test_an_envelope_that_nobody_checks_may_hold_anything(shop: Shop) -> None:
+    id = enqueue(shop, "signed", {"user": "a", "password": "x"})
+    envelope = envelope_of(handle(shop, id).record)
+    assert envelope is not None
+    for until in (2**62, -(2**62), 0):
+        forged = msgspec.structs.replace(envelope, until=until, key="\x1b[31m", sealed="\x1b[31m")
+        sql(shop, "UPDATE mouso_jobs SET payload = ?", MARK + b"\0" + msgspec.msgpack.encode(forged))
+        for app in ("bare", "signed", "checks"):
+            assert "\x1b" not in everything(shop, app, id)
 
 
 def test_pickled_arguments_are_not_unpickled_to_be_shown(shop: Shop) -> None:

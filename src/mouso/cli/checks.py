@@ -224,9 +224,7 @@ def stuck(seen: Seen) -> Facts:
         most, job = max(long, key=lambda one: one[0])
         what = f"{_count(len(long), 'job')} without a timeout may have run for {span(LONG)} and more"
         what += f"; {job.id} ({job.task}) for up to {span(most)}"
-        remedy = (
-            "if that is too long, look at its stack (SIGQUIT to the worker), cancel it, and give the task a timeout="
-        )
+        remedy = "if that is too long, look where it is (mouso job --stack), cancel it, and give the task a timeout="
         yield Finding(Level.WARNING, "stuck", what, remedy)
     if not (lost or orphans or long):
         yield Finding(Level.OK, "stuck", f"{_count(len(seen.running), 'running job')}, none of them stuck")

@@ -59,12 +59,18 @@ def doctor(target: Target, full: bool, as_json: bool) -> int:
     patient = Patient()
     url = patient.examine(target, folder, full=full)
     order = list(Level)
-    findings = sorted(patient.findings, key=lambda finding: -order.index(finding.level))
+    findings = sorted(map(_encodable, patient.findings), key=lambda finding: -order.index(finding.level))
     if as_json:
         write_json({"app": path, "broker": url, "level": findings[0].level, "findings": findings})
     else:
         _write(findings)
     return int(findings[0].level is Level.ERROR)
+
+
+def _encodable(finding: Finding) -> Finding:
+    """The finding with bytes of file names that are no UTF-8 escaped."""
+    what, remedy = (text.encode(errors="backslashreplace").decode() for text in (finding.what, finding.remedy))
+    return replace(finding, what=what, remedy=remedy)
 
 
 def _write(findings: list[Finding]) -> None:

@@ -180,6 +180,11 @@ def span(ms: float) -> str:
     return f"{max(ms, 0):.0f} ms"
 
 
+def size(count: int | None) -> str:
+    """Bytes in MiB, such as ``64 MiB``; empty for None."""
+    return "" if count is None else f"{count / (1 << 20):,.0f} MiB"
+
+
 def ago(at: int | None, now: int) -> str:
     """How long an instant lies back, such as ``3 s ago``; ahead, ``in 2 min``; empty for None."""
     if at is None:

@@ -14,7 +14,7 @@ from mouso.errors import ArgumentError, BadPayload, BadSignature, JobRejected, J
 from mouso.job import Job
 from mouso.keys import VARIABLE
 from mouso.redaction import MASK
-from mouso.reveal import Sealed, payload_of, plain
+from mouso.reveal import encoded_arguments, plain
 from mouso.signing import is_enveloped
 from mouso.task import Task
 
@@ -109,8 +109,8 @@ def replacement(app: Mouso, job_id: str, text: str) -> bytes:
 def _kept(app: Mouso, job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments with stored values in place of what a listing had hidden."""
     try:
-        stored = plain(payload_of(app, job), job.codec)
-    except (Sealed, BadPayload, BadSignature):
+        stored = plain(encoded_arguments(app, job), job.codec)
+    except (BadPayload, BadSignature):
         stored = None
     try:
         restored: dict[str, Any] = app.redaction.restore(arguments, stored)

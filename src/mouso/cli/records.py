@@ -8,7 +8,7 @@ import msgspec
 
 from mouso import reveal
 from mouso.brokers.base import QueueInfo, WorkerInfo
-from mouso.job import Job, JobState
+from mouso.job import Job, JobState, RunInfo
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
@@ -33,6 +33,14 @@ def job_document(app: Mouso, job: Job, *, full: bool) -> dict[str, Any]:
         document["options"] = reveal.options(app, job) or {}
         document["errors"] = job.errors
         document["signature"] = reveal.signature(app, job)
+    return document
+
+
+def run_document(run: RunInfo) -> dict[str, Any]:
+    """A run, with its log and the stack that was last taken."""
+    document: dict[str, Any] = msgspec.structs.asdict(run)
+    document["lines"] = [msgspec.structs.asdict(line) for line in run.lines]
+    document["stack"] = None if run.stack is None else msgspec.structs.asdict(run.stack)
     return document
 
 

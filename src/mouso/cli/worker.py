@@ -15,6 +15,7 @@ from mouso.isolation import LEAST_MEMORY, size
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
+OUTPUTS = ("tagged", "raw")
 
 
 class Whole(click.ParamType[int]):
@@ -129,6 +130,8 @@ def _health(ctx: click.Context, param: click.Parameter, value: str | None) -> st
               help="Answer /live, /ready and /metrics over HTTP there; default: nowhere.")  # fmt: skip
 @click.option("--log-level", default="info", type=Word(*LEVELS), help="debug, info (default), warning or error.")
 @click.option("--log-format", default="text", type=Word(*FORMATS), help="text (default), or json: one object a line.")
+@click.option("--output", default="tagged", type=Word(*OUTPUTS),
+              help="What tasks print: tagged (default), each line with the job's id, or raw.")  # fmt: skip
 def worker(
     target: Target,
     queues: str | None,
@@ -145,6 +148,7 @@ def worker(
     health: str | None,
     log_level: str,
     log_format: str,
+    output: str,
 ) -> int:
     """Run jobs until told to stop (SIGTERM or Ctrl-C; SIGQUIT dumps all stacks).
 
@@ -181,6 +185,7 @@ def worker(
             name=name,
             log_level=log_level,
             log_format=log_format,
+            output=output,
             health=health,
             **{key: value for key, value in options.items() if value is not None},
         )

@@ -54,7 +54,7 @@ def _run(root: Path, files: list[str], store: Store, processes: int | None, *, f
     from mouso.demo.screen import open_screen
     from mouso.demo.show import Interrupted, is_complete, perform
     from mouso.demo.worker import WorkerFailed
-    from mouso.worker.supervisor import usable_cpus
+    from mouso.worker.cpus import usable_cpus
 
     screen = open_screen()
     same = store.root == str(root)

@@ -22,7 +22,8 @@ from mouso.demo.measure import FileFacts, TooLarge, measure
 from mouso.demo.page import write_page
 from mouso.demo.source import Unreadable
 from mouso.demo.summary import Failure, Summary, summarize
-from mouso.errors import BadPayload, ErrorInfo
+from mouso.errors import BadPayload, BadSignature, ErrorInfo
+from mouso.reveal import encoded_arguments, encoded_result
 
 STORE = Path(os.environ.get("MOUSO_DEMO_STORE") or "mouso-demo")
 FILES, REPORTS = "files", "report"
@@ -105,7 +106,7 @@ def every_job(state: str) -> Iterator[Job]:
 def results() -> Iterator[tuple[Job, FileFacts]]:
     """Every completed job with what it returned."""
     for job in every_job("completed"):
-        yield job, analyse_file.signature.decode_result(job.result, job.codec)
+        yield job, analyse_file.signature.decode_result(encoded_result(app, job), job.codec)
 
 
 def count_dead() -> int:
@@ -127,8 +128,8 @@ def failures(limit: int = _MOST_FAILURES) -> list[Failure]:
 def path_of(job: Job) -> str:
     """The path that a job was given; its id if somebody gave it other arguments."""
     try:
-        (path,), _ = analyse_file.signature.decode(job.payload, job.codec)
-    except (BadPayload, ValueError):
+        (path,), _ = analyse_file.signature.decode(encoded_arguments(app, job), job.codec)
+    except (BadPayload, BadSignature, ValueError):
         return job.id
     return str(path)
 

@@ -31,7 +31,7 @@ def about(lease: Lease) -> dict[str, Any]:
 
 
 class _OneLine(logging.Formatter):
-    """Escapes control characters in messages: they quote what jobs say."""
+    """Escapes control characters in messages and tracebacks: they quote what jobs say."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -40,8 +40,11 @@ class _OneLine(logging.Formatter):
             record.message = f"[{printable(job)}] {record.message}"
         return super().formatMessage(record)
 
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
-class _Json(logging.Formatter):
+
+class Json(logging.Formatter):
     """One JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -105,7 +108,7 @@ def log_to_stderr(level: str, form: str = "text") -> None:
     """
     logger = logging.getLogger("mouso")
     handler = _Lines(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else _OneLine(_TEXT))
+    handler.setFormatter(Json() if form == "json" else _OneLine(_TEXT))
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False

@@ -4,6 +4,7 @@
 
     app = Mouso("shop", broker="memory://")
 
+
     def test_an_order_is_stored_wherever_the_store_fails():
         for faulty in fail_each(app, Fault.AFTER):  # at the first call, at the second, … until all have failed once
             place_order("order-1")  # repeats its enqueue with the same id

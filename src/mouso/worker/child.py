@@ -1,6 +1,6 @@
 """A child process: imports the app, runs jobs, and ends when its supervisor does.
 
-    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL LOG_FORMAT APP FOLDER LIMITS
+    python -m mouso.worker.child WORKER SOCKET BOARD SLOTS GRACE LOG_LEVEL LOG_FORMAT OUTPUT APP FOLDER LIMITS
 
 Its life: the app is imported → lifespans are entered → ``Hello`` → jobs come in, outcomes go out → ``Exit`` (or the
 socket ends, because the supervisor died) → running jobs get their grace → lifespans are left → the process ends.
@@ -38,12 +38,12 @@ from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
 from mouso.isolation import Limits, impose
 from mouso.loading import load_app
-from mouso.observe.logs import log_to_stderr
 from mouso.retry import Backoff
 from mouso.worker import frames
 from mouso.worker.arenas import share_arenas
 from mouso.worker.board import Board
-from mouso.worker.output import tag_records, tap_output
+from mouso.worker.executor import measure_process
+from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
 from mouso.worker.stacks import write_on_signal
 
@@ -195,7 +195,9 @@ class Child:
         if pool.idle:
             self._ended()
             pause.wait(_ORPHAN_GRACE)
-        os._exit(1)  # lifespans or jobs that do not end
+        if os.getpgrp() == os.getpid():  # lifespans or jobs that do not end
+            os.killpg(0, signal.SIGKILL)  # with the programs that the jobs started
+        os._exit(1)
 
 
 def _lifespan_failed(lifespan: Callable[..., object], error: Exception) -> str:
@@ -263,8 +265,6 @@ def serve(
     path: str, folder: str, sock_descriptor: int, board_descriptor: int, slots: int, grace: float, limits: Limits | None
 ) -> int:
     """Loads the app, unless this process is a copy of one that has, and runs jobs; returns the exit code."""
-    tag_records()
-    tap_output()
     _end_with_broken_thread(threading.excepthook)
     for inherited in (sock_descriptor, board_descriptor):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
@@ -275,6 +275,7 @@ def serve(
     try:
         if limits is not None:
             impose(limits)
+            measure_process()
         app = load_app(path, folder=Path(folder))
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
@@ -294,13 +295,13 @@ def serve(
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, sock, board, slots, grace, level, form, path, folder, limits = arguments
+    _, sock, board, slots, grace, level, form, output, path, folder, limits = arguments
     share_arenas()
     for number in (signal.SIGINT, signal.SIGTERM):
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    log_to_stderr(level, form)
+    open_output(level, form, output)
     imposed = msgspec.json.decode(limits, type=Limits | None)
     return serve(path, folder, int(sock), int(board), int(slots), float(grace), imposed)
 

@@ -58,7 +58,7 @@ class Coroner:
         running = {lease.key for lease in child.running()} or {lease.key for lease in child.unreported()}
         outcomes, suspects = [], []
         for lease in child.leases.values():
-            verdict = child.verdicts.get(lease.key) or (self._spent(child, lease) if lease.key in running else None)
+            verdict = child.verdicts.get(lease.key) or self._spent(child, lease, ran=lease.key in running)
             if verdict is not None:
                 outcomes.append(verdict)
             elif lease.key in running and not child.killed:
@@ -75,7 +75,7 @@ class Coroner:
                 outcomes += [release(lease) for lease in suspects]
             else:
                 self.suspects.extend(suspects)
-        elif not (draining or child.killed or explained or child.left_in_peace):
+        elif not (draining or child.killed or explained or child.left_in_peace or child.failure):
             log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
         _measure(outcomes, child)
         return outcomes
@@ -90,11 +90,16 @@ class Coroner:
             words += "; the kernel killed for want of memory (see memory.events of its cgroup)"
         return words
 
-    def _spent(self, child: ChildProcess, lease: Lease) -> Outcome | None:
-        """The verdict on a job that the kernel ended because it had used up its CPU time."""
-        if child.limits is None or child.limits.max_cpu is None or child.exit is None:
+    def _spent(self, child: ChildProcess, lease: Lease, *, ran: bool) -> Outcome | None:
+        """The verdict on a job that the kernel ended because it had used up its memory or its CPU time."""
+        if child.limits is None or child.exit is None:
             return None
-        if child.exit.code != -signal.SIGXCPU:
+        if child.limits.max_memory is not None and child.exit.exhausted:
+            used, most = (count / _MIB for count in (child.exit.exhausted, child.limits.max_memory))
+            message = f"the attempt and its programs had {used:,.0f} MiB and needed more than their max_memory,"
+            message += f" {most:,.0f} MiB,"
+            return self._forced(lease, "MemoryError", message, "max_memory")
+        if child.limits.max_cpu is None or child.exit.code != -signal.SIGXCPU or not ran:
             return None
         message = f"the attempt used more CPU than its max_cpu of {child.limits.max_cpu:g} s"
         return self._forced(lease, "TimeoutError", message, "max_cpu")

@@ -34,7 +34,7 @@ from mouso.options import RunSettings
 from mouso.retry import Backoff, Decision, class_name
 from mouso.signing import NotDue, is_enveloped
 from mouso.task import Task
-from mouso.worker.outcomes import failure, outcome_of
+from mouso.worker.outcomes import failure, outcome_of, release
 
 _MESSAGE = 4 << 10
 _TRACEBACK = 16 << 10
@@ -51,9 +51,11 @@ class Meter:
     Attributes:
         cpu: Seconds.
         at: When it was read, on the monotonic clock.
+        clock: What is read.
     """
 
     __slots__ = ("at", "cpu")
+    clock = staticmethod(time.thread_time)
 
     def __init__(self) -> None:
         self.at = -1.0
@@ -62,11 +64,16 @@ class Meter:
     def spent(self, most: float) -> float:
         """Seconds since the last reading, which is replaced by this one."""
         before = self.cpu
-        self.at, self.cpu = SYSTEM.monotonic(), time.thread_time()
-        return min(self.cpu - before, most)
+        self.at, self.cpu = SYSTEM.monotonic(), self.clock()
+        return self.cpu - before if self.clock is time.process_time else min(self.cpu - before, most)
 
 
 _NO_METER = Meter()
+
+
+def measure_process() -> None:
+    """In a process that runs one job alone, all its CPU is the job's."""
+    Meter.clock = staticmethod(time.process_time)
 
 
 class Run:
@@ -124,7 +131,7 @@ class Run:
         self.began = began = SYSTEM.monotonic()
         meter = self.meter
         if began - meter.at > _FINE:
-            meter.at, meter.cpu = began, time.thread_time()
+            meter.at, meter.cpu = began, meter.clock()
         future = self.steps.send(None)
         took = SYSTEM.monotonic() - began
         self.cpu += took if took < _FINE else meter.spent(took)  # type: ignore[operator]  # 0.0 before the first step
@@ -178,8 +185,8 @@ class Executor:
         try:
             if self._trust is not None:
                 payload = self._trust.open(lease)
-            if task is None:
-                raise BadPayload(f"task {lease.task!r} is not registered in this worker's app")
+            if task is None:  # claimed for another version of the app; that one may run it
+                return release(lease)
             settings = task.settings if lease.options is None else _checked(task.run_settings(lease.options))
             if not (0 <= lease.attempts < _MANY and 0 <= lease.crashes < _MANY and 0 <= lease.releases < _MANY):
                 raise BadPayload("a stored counter is out of range: attempts, crashes or releases")
@@ -213,7 +220,7 @@ class Executor:
         """Runs a plain function in this thread, whose meter this is."""
         run.meter = meter = meter or Meter()
         if run.started - meter.at > _FINE:
-            meter.at, meter.cpu = run.started, time.thread_time()
+            meter.at, meter.cpu = run.started, meter.clock()
         token = CURRENT.set(run.context)
         try:
             if self._around_functions:
@@ -291,7 +298,9 @@ class Executor:
         try:  # not getrusage: what that tells begins with what the process that started this one had
             status = os.open("/proc/self/status", os.O_RDONLY)
             try:
-                self._peak = int(os.pread(status, 4096, 0).partition(b"\nVmHWM:")[2].split(None, 1)[0]) * 1024
+                most = int(os.pread(status, 4096, 0).partition(b"\nVmHWM:")[2].split(None, 1)[0]) * 1024
+                if most > (self._peak or 0):  # else another thread has read it later and was here first
+                    self._peak = most
             finally:
                 os.close(status)
         except (OSError, ValueError, IndexError):  # the system does not tell, or no descriptor is left

@@ -55,10 +55,13 @@ class Inbox(Protocol):
 
 
 class Owner(Protocol):
-    """What a fleet asks of its supervisor."""
+    """What a fleet asks and tells its supervisor."""
 
     def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a step beside the others; its failure ends the worker."""
+
+    def learn(self) -> None:
+        """What the app registers, what the fleet can run, or its size has changed."""
 
 
 class Census(NamedTuple):
@@ -86,6 +89,8 @@ class Fleet:
 
     Attributes:
         hello: What the app registered, from the first child that has loaded it; fails with ``ConfigError`` if none can.
+        app: What its newest version registered.
+        tasks: What every child that takes jobs can run, old version or new.
         draining: Nothing is started any more.
         size: How many children are to be alive.
         restarts: How many were replaced, by the cause of their end.
@@ -93,6 +98,8 @@ class Fleet:
 
     def __init__(self, worker: str, options: WorkerOptions, size: int, inbox: Inbox, owner: Owner) -> None:
         self.hello: asyncio.Future[frames.Hello] = asyncio.get_running_loop().create_future()
+        self.app: frames.Hello
+        self.tasks: frozenset[str] = frozenset()
         self.draining = False
         self.size = size
         self.restarts: Counter[str] = Counter()
@@ -107,7 +114,9 @@ class Fleet:
         self._isolated: dict[str, Limits] = {}
         self._lonely: deque[tuple[Lease, float]] = deque()
         self._scarce_until = 0.0
+        self._barren_until = 0.0
         self._succeeding = False
+        self._version = self._newest = 0
 
     # -- life
 
@@ -133,9 +142,11 @@ class Fleet:
                     log.warning("child %d is killed because of %d of its jobs", child.pid, len(verdicts))
                     child.kill()
                 most = self._options.max_memory_per_child
-                if most is not None and not child.spare and not child.leaving and resident(child.pid) > most:
+                if most is not None and child.jobs and child in self._regular() and resident(child.pid) > most:
                     self._succeed(child, f"it has more than {most / (1 << 20):,.0f} MiB resident")
-            self._give_back_lonely()
+            if self._lonely:
+                self._give_back_lonely()
+                self._isolate_next()
 
     def _listen_to(self, child: ChildProcess) -> None:
         """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
@@ -223,9 +234,24 @@ class Fleet:
     def census(self) -> Census:
         """How many there are of what."""
         running, claimed = self.running, len(self.held())
-        ready = sum(child.ready and not child.spare for child in self._children)
+        ready = len(self._serving())
         pids = [child.pid for child in self._children if child.pid]
         return Census(pids, ready, running, max(claimed - running, 0))
+
+    @property
+    def starting(self) -> bool:
+        """Whether fewer children take jobs than there are to be."""
+        return len(self._serving()) < self.size
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it can run at once."""
+        return self.size * self._options.concurrency
+
+    @property
+    def taken(self) -> int:
+        """How many of its slots are taken."""
+        return sum(min(len(child.leases), child.slots) for child in self._regular()) + self._alone()
 
     def room(self) -> int:
         """How many more jobs it can take."""
@@ -300,9 +326,9 @@ class Fleet:
 
     def tell(self, events: list[Event]) -> None:
         """Lets one child tell the app's handlers."""
-        ready = [child for child in self._children if child.ready and not child.spare]
-        if events and ready:
-            ready[0].send(frames.Happened(events))
+        serving = self._serving()
+        if events and serving:
+            serving[0].send(frames.Happened(events))
 
     # -- what children say
 
@@ -323,9 +349,10 @@ class Fleet:
             case frames.Hello():
                 self._welcome(child, message)
             case frames.Failed():
+                child.failure = message.message
                 if not self.hello.done():
                     self.hello.set_exception(ConfigError(message.message))
-                elif self.hello.exception() is None:
+                elif self.hello.exception() is None and not child.heir:  # or else who waits for it tells
                     log.error("child %d cannot start: %s", child.pid, message.message)
 
     def _see_off(self, child: ChildProcess) -> None:
@@ -342,10 +369,10 @@ class Fleet:
         if self.draining:
             child.dismiss()
             return
-        child.ready = True
+        child.ready, child.tasks = True, frozenset(hello.tasks)
         child.arrived.set()
-        self._coroner.tasks = hello.tasks
-        self._isolated = {name: info.limits for name, info in hello.tasks.items() if info.limits is not None}
+        if not child.spare:
+            self._learn(child, hello)
         if not self.hello.done():
             self.hello.set_result(hello)
             if self._isolated:
@@ -354,9 +381,24 @@ class Fleet:
             self._feed_suspect(child)
             self._inbox.look()
 
+    def _learn(self, child: ChildProcess, hello: frames.Hello) -> None:
+        """Notes what a child's version of the app can run."""
+        if child.version >= self._newest:
+            self._newest, self.app = child.version, hello
+            self._coroner.tasks |= hello.tasks  # what is no longer there may still run in older children
+            self._isolated = {name: info.limits for name, info in hello.tasks.items() if info.limits is not None}
+        self._agree()
+
+    def _agree(self) -> None:
+        """Finds out what all children that take jobs can run: only that may be claimed."""
+        serving = self._serving()
+        if serving:
+            self.tasks = frozenset.intersection(*(child.tasks for child in serving))
+            self._owner.learn()
+
     # -- birth and death
 
-    async def _spawn(self, *, spare: bool = False, job: Lease | None = None) -> ChildProcess | None:
+    async def _spawn(self, *, spare: bool = False, heir: bool = False, job: Lease | None = None) -> ChildProcess | None:
         """Starts a child; returns None, and says so, if the system does not let it.
 
         Args:
@@ -365,24 +407,25 @@ class Fleet:
         child: ChildProcess | None = None
         try:
             if job is None:
-                child = ChildProcess(self._options.concurrency, self._heard, self._exited, spare=spare)
+                child = ChildProcess(self._options.concurrency, self._heard, self._exited, spare=spare, heir=heir)
             else:
                 limits = self._isolated.get(job.task, Limits())
                 child = ChildProcess(1, self._heard, self._exited, spare=True, limits=limits)
                 child.alone, child.leases[job.key] = job.key, job
+            child.version = self._version
             self._children.append(child)
             await child.spawn(self._nursery.bear)
             if job is not None:
                 child.assign([job])
         except (OSError, RuntimeError, MemoryError) as error:
             log.error("a child cannot be started: %s", one_line(error))
-            self._deaths += 1
+            self._failed_to_start()
             if child is not None:
                 self._children.remove(child)
                 self._inbox.settle([release(lease) for lease in child.leases.values()])
                 child.close()
             return None
-        if self.draining:
+        if self.draining or child.killed:
             child.kill()
         return child
 
@@ -406,10 +449,13 @@ class Fleet:
         if not self.draining:
             lived = SYSTEM.monotonic() - child.started
             # Only deaths that no job explains may be those of an app that cannot live: they are slowed down.
-            if not child.dismissed:
-                self._deaths = 0 if worked or lived > _STEADY else self._deaths + 1
-            if not child.spare and not child.leaving:
+            if worked or lived > _STEADY or (child.dismissed and child.jobs):
+                self._deaths = 0
+            elif not (child.dismissed or child.heir):
+                self._failed_to_start()
+            if not (child.spare or child.leaving or child.heir):
                 self.restarts[cause_of_end(child)] += 1
+                self._agree()
                 self._owner.start(self._respawn)
             self._owner.start(self._spawn_spares)
             self._isolate_next()
@@ -417,7 +463,11 @@ class Fleet:
 
     def _regular(self) -> list[ChildProcess]:
         """The children that are to stay."""
-        return [child for child in self._children if not child.spare and not child.leaving]
+        return [child for child in self._children if not (child.spare or child.leaving or child.heir)]
+
+    def _serving(self) -> list[ChildProcess]:
+        """The children that take jobs."""
+        return [child for child in self._children if child.ready and not (child.spare or child.leaving)]
 
     async def _respawn(self) -> None:
         """Brings the fleet to its size."""
@@ -429,50 +479,90 @@ class Fleet:
     def resize(self, size: int) -> None:
         """Starts children, or lets some end after their jobs."""
         self.size = size
-        surplus = sorted(self._regular(), key=lambda child: len(child.leases))[: max(len(self._regular()) - size, 0)]
-        for child in surplus:
+        regular = sorted(self._regular(), key=lambda child: (child.ready, len(child.leases)))
+        for child in regular[: max(len(regular) - size, 0)]:
             child.leave()
+        self._agree()
+        self._owner.learn()
         self._owner.start(self._respawn)
 
-    async def renew(self) -> bool:
+    async def renew(self) -> str:
         """Replaces all children, one after the other, by such as import the app anew.
 
         Returns:
-            False if the first of them could not start; then the others stay.
+            Why one of them cannot start, and then those that are left stay; empty if all is done.
         """
-        self._nursery.renew()
+        self._deaths = 0
+        try:
+            await self._nursery.renew()
+        except (ConfigError, OSError) as error:
+            return one_line(error)
+        self._version += 1
         for child in self._regular():
-            if not child.gone and not await self._replace(child):
-                return False
-        return True
+            if why := await self._replace(child):
+                self._nursery.revert()
+                return why
+            self._nursery.keep()
+        self._nursery.keep()
+        self._owner.start(self._respawn)
+        if self._isolated:
+            self._owner.start(self._prepare)
+        return ""
+
+    def give_up(self) -> None:
+        """Ends children that are to replace others and cannot work yet."""
+        self._nursery.give_up()
+        for child in self._children:
+            if child.heir:
+                child.kill()
 
     def _succeed(self, child: ChildProcess, why: str) -> None:
         """Replaces a child between jobs: it ends when its successor can work. One after the other."""
-        if not self._succeeding and not self.draining:
+        if not (self._succeeding or self.draining or child.heir):
             self._succeeding = True
             log.info("child %d is replaced: %s", child.pid, why)
             self._owner.start(partial(self._succeed_now, child))
 
     async def _succeed_now(self, child: ChildProcess) -> None:
         try:
-            if not await self._replace(child):
+            if why := await self._replace(child):
+                log.error("child %d stays, its successor cannot start: %s", child.pid, why)
+                self._failed_to_start()
                 await self._calm_down()
         finally:
             self._succeeding = False
 
-    async def _replace(self, child: ChildProcess) -> bool:
-        successor = await self._spawn()
-        if successor is not None:
-            await successor.arrived.wait()
-        if successor is None or not successor.ready:
-            return False
-        child.leave()
-        return True
+    async def _replace(self, child: ChildProcess) -> str:
+        """Starts a successor; when that can work, the child takes nothing more and ends after its jobs.
+
+        Returns:
+            Why it cannot; empty if it is done.
+        """
+        heir = await self._spawn(heir=True)
+        if heir is None:
+            return "the system lets no process start"
+        await heir.arrived.wait()
+        if not heir.ready:
+            return heir.failure or f"its process ended ({describe(heir.exit or Exit(None))})"
+        heir.heir = False
+        if not (child.gone or child.leaving):
+            child.leave()
+        elif len(self._regular()) > self.size:
+            heir.leave()
+        self._agree()
+        self._inbox.look()
+        return ""
+
+    def _failed_to_start(self) -> None:
+        self._deaths += 1
+        self._barren_until = SYSTEM.monotonic() + self._pause()
+
+    def _pause(self) -> float:
+        """Seconds to wait after deaths that no job explains, longer after each."""
+        return 0.0 if self._deaths < 2 else min(_RESPAWN[0] * 2 ** min(self._deaths - 2, 20), _RESPAWN[1])
 
     async def _calm_down(self) -> None:
-        """Waits a while after deaths that no job explains, longer after each."""
-        if self._deaths > 1:
-            await asyncio.sleep(min(_RESPAWN[0] * 2 ** min(self._deaths - 2, 20), _RESPAWN[1]))
+        await asyncio.sleep(self._pause())
 
     # -- isolated jobs
 
@@ -483,8 +573,9 @@ class Fleet:
 
     def _isolate_next(self) -> None:
         """Starts processes for isolated jobs, as many as there are slots."""
-        most = self.size * self._options.concurrency
-        for _ in range(min(len(self._lonely), most - self._alone())):
+        if SYSTEM.monotonic() < self._barren_until:
+            return
+        for _ in range(min(len(self._lonely), self.slots - self._alone())):
             lease, _ = self._lonely.popleft()
             self._owner.start(partial(self._isolate, lease))
 
@@ -502,7 +593,7 @@ class Fleet:
 
     def _feed_suspect(self, child: ChildProcess) -> None:
         """Gives an empty child one of the jobs under which another died, and nothing beside it."""
-        if child.ready and not child.leases and not self.draining and child.limits is None:
+        if child.ready and not (child.leases or child.leaving or self.draining or child.limits is not None):
             suspect = self._coroner.next_suspect()
             if suspect is not None:
                 child.alone = suspect.key

@@ -16,12 +16,28 @@ import msgspec
 from mouso.errors import ConfigError
 from mouso.isolation import Limits
 from mouso.worker import WorkerOptions
-from mouso.worker.launch import Exit, Spawned
-from mouso.worker.template import MAX_MESSAGE, Born, Ended, Fork, FromTemplate, Ready, Unfit, encode, from_template
+from mouso.worker.cgroups import Group
+from mouso.worker.launch import Exit, Spawned, clear, kill_group
+from mouso.worker.template import (
+    MAX_MESSAGE,
+    Born,
+    Ended,
+    Fork,
+    FromTemplate,
+    Ready,
+    Unborn,
+    Unfit,
+    encode,
+    from_template,
+)
 
 _KIB = 1024
 
 _decode: Callable[[bytes], FromTemplate] = from_template.decode
+
+
+class Uncopyable(Exception):
+    """The app can be loaded, but its process not be copied."""
 
 
 class Forked:
@@ -29,11 +45,15 @@ class Forked:
 
     Args:
         pidfd: A descriptor of the process, so that a signal never hits another one that got its number.
+        alone: It runs an isolated job, and nothing that it started outlives it.
+        group: The cgroup that it is in.
     """
 
-    def __init__(self, pid: int, pidfd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, *, alone: bool, group: Group | None) -> None:
         self.pid = pid
         self._pidfd = pidfd
+        self._alone = alone
+        self._group = group
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -47,10 +67,18 @@ class Forked:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
+    def kill(self) -> None:
+        """Ends it and the processes that it started; does nothing when it has ended."""
+        if not self._exit.done():
+            if self._group is not None:
+                self._group.kill()
+            kill_group(self._pidfd, self.pid)
+            self.signal(signal.SIGKILL)  # it may be so young that it has no group yet
+
     def ended(self, found: Exit) -> None:
         """It has ended, in this way."""
         if not self._exit.done():
-            self._exit.set_result(found)
+            self._exit.set_result(clear(found, self._group))
             os.close(self._pidfd)
 
     def forsaken(self) -> None:
@@ -60,54 +88,67 @@ class Forked:
 
     def _vanished(self) -> None:
         self._loop.remove_reader(self._pidfd)
+        if self._alone:
+            kill_group(self._pidfd, None)
         self.ended(Exit(None))
 
 
 class Template:
-    """A template process and its copies. Make it with ``start``."""
+    """A template process and its copies. Make it with ``start``, and await ``ready`` before the first copy."""
 
     def __init__(self, control: socket.socket, process: Spawned) -> None:
         self._control = control
         self._process = process
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._births: deque[asyncio.Future[Forked]] = deque()
+        self._births: deque[tuple[asyncio.Future[Forked], bool, Group | None]] = deque()
         self._copies: dict[int, Forked] = {}
+        self._retired = False
         self.alive = True
         control.setblocking(False)
         self._loop.add_reader(control, self._read)
 
     @classmethod
-    async def start(cls, worker: str, options: WorkerOptions) -> Template:
-        """Starts the process and waits until it has imported the app.
+    def start(cls, worker: str, options: WorkerOptions) -> Template:
+        """Starts the process, which begins to import the app.
 
         Raises:
-            ConfigError: The app cannot be loaded, or not be copied.
             OSError: The system does not let it.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-P", "-m", "mouso.worker.template", worker, str(theirs.fileno())]
-            command += [options.log_level, options.log_format, options.app, options.folder or os.getcwd()]
+            command += [options.log_level, options.log_format, options.output]
+            command += [options.app, options.folder or os.getcwd()]
             try:
                 process = Spawned(command, (theirs.fileno(),))
             except BaseException:
                 ours.close()
                 raise
-        template = cls(ours, process)
+        return cls(ours, process)
+
+    async def ready(self) -> None:
+        """Waits until it has imported the app.
+
+        Raises:
+            ConfigError: The app cannot be loaded.
+            Uncopyable: It has threads.
+            OSError: The process ended, or was closed.
+        """
         try:
-            await template._ready
+            await self._ready
         except BaseException:
-            template.close()
+            self.close()
             raise
-        return template
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    async def fork(self, sock: int, board: int, slots: int, grace: float, limits: Limits | None) -> Forked:
-        """Makes a child with a socket and a board.
+    async def fork(
+        self, sock: int, board: int, slots: int, grace: float, limits: Limits | None, group: Group | None
+    ) -> Forked:
+        """Makes a child with a socket and a board, in a cgroup.
 
         Raises:
             OSError: The template is gone, or the system does not let it.
@@ -115,9 +156,16 @@ class Template:
         if not self.alive:
             raise OSError("the template process is gone")
         birth: asyncio.Future[Forked] = self._loop.create_future()
-        socket.send_fds(self._control, [encode(Fork(slots, grace, limits))], [sock, board])
-        self._births.append(birth)
+        fork = Fork(slots, grace, limits, "" if group is None else str(group.folder))
+        socket.send_fds(self._control, [encode(fork)], [sock, board])
+        self._births.append((birth, limits is not None, group))
         return await birth
+
+    def retire(self) -> None:
+        """Ends the template as soon as none of its copies lives."""
+        self._retired = True
+        if not (self._copies or self._births):
+            self.close()
 
     def close(self) -> None:
         """Ends the template; its copies live on."""
@@ -144,12 +192,25 @@ class Template:
             case Ready():
                 self._ready.set_result(None)
             case Unfit():
-                self._ready.set_exception(ConfigError(message.why))
+                self._ready.set_exception((Uncopyable if message.loaded else ConfigError)(message.why))
             case Born():
-                copy = self._copies[message.pid] = Forked(message.pid, descriptors[0])
-                self._births.popleft().set_result(copy)
+                self._born(message.pid, descriptors[0])
+            case Unborn():
+                birth, _, _ = self._births.popleft()
+                if not birth.done():
+                    birth.set_exception(OSError(message.why))
             case Ended():
                 self._copies.pop(message.pid).ended(Exit(message.code, message.max_rss * _KIB))
+                if self._retired:
+                    self.retire()
+
+    def _born(self, pid: int, pidfd: int) -> None:
+        birth, alone, group = self._births.popleft()
+        copy = self._copies[pid] = Forked(pid, pidfd, alone=alone, group=group)
+        if birth.done():  # nobody waits for it any more
+            copy.kill()
+        else:
+            birth.set_result(copy)
 
     def _lost(self, why: str) -> None:
         if not self.alive:
@@ -160,7 +221,7 @@ class Template:
         gone = OSError(f"the template process is gone: {why}")
         if not self._ready.done():
             self._ready.set_exception(gone)
-        for birth in self._births:
+        for birth, _, _ in self._births:
             if not birth.done():
                 birth.set_exception(gone)
         for copy in self._copies.values():

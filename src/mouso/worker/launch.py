@@ -11,7 +11,13 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from mouso.worker.cgroups import Group
+
 _MAXRSS_UNIT = 1024
+_PROCESS_GROUP = 4
+"""``PIDFD_SIGNAL_PROCESS_GROUP``, since Linux 6.9."""
+_LATER = 0.1
+"""Seconds after which a cgroup whose processes were dying is empty."""
 
 
 class Exit(NamedTuple):
@@ -20,10 +26,12 @@ class Exit(NamedTuple):
     Attributes:
         code: Its exit code, negative for a signal; None if nobody can tell.
         max_rss: The most memory that it had resident, bytes; 0 if nobody can tell.
+        exhausted: The most memory of its cgroup, bytes, if the kernel killed it because it needed more; else 0.
     """
 
     code: int | None
     max_rss: int = 0
+    exhausted: int = 0
 
 
 class Process(Protocol):
@@ -38,6 +46,9 @@ class Process(Protocol):
     def signal(self, number: int) -> None:
         """Sends it a signal; does nothing when it has ended."""
 
+    def kill(self) -> None:
+        """Ends it and the processes that it started; does nothing when it has ended."""
+
 
 class Spawned:
     """A child of this process.
@@ -47,12 +58,20 @@ class Spawned:
     Args:
         command: The program and its arguments.
         descriptors: What it inherits.
+        alone: It runs an isolated job, and nothing that it started outlives it.
+        group: The cgroup that it is put into.
     """
 
-    def __init__(self, command: Sequence[str], descriptors: Sequence[int]) -> None:
+    def __init__(
+        self, command: Sequence[str], descriptors: Sequence[int], *, alone: bool = False, group: Group | None = None
+    ) -> None:
+        self._alone = alone
+        self._group = group
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, pass_fds=tuple(descriptors), start_new_session=True
         )
+        if group is not None:  # it has yet to start its interpreter
+            group.enter(self.pid)
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         try:
@@ -76,23 +95,75 @@ class Spawned:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """Ends it and the processes that it started; does nothing when it has ended."""
+        if not self._exit.done():
+            if self._group is not None:
+                self._group.kill()
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self._ended(_wait(self.pid))
+        self._ended(_wait(self.pid, alone=self._alone))
 
     def _wait_in_thread(self) -> None:
-        found = _wait(self.pid)
+        found = _wait(self.pid, alone=self._alone)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._ended, found)
 
     def _ended(self, found: Exit) -> None:
         self._process.returncode = -1 if found.code is None else found.code  # or it would wait as well
         if not self._exit.done():
-            self._exit.set_result(found)
+            self._exit.set_result(clear(found, self._group))
 
 
-def _wait(pid: int) -> Exit:
+def end_programs(pid: int, *, alone: bool) -> None:
+    """Waits for the end of a child of this process and kills what it has started and left in its process group.
+
+    Where jobs share the child, what they started is left alone if it ended well. It is not reaped before, so its number
+    is still its own.
+    """
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except (AttributeError, ChildProcessError):  # macOS, or somebody else was faster
+        return
+    if found is not None and (alone or (found.si_code, found.si_status) != (os.CLD_EXITED, 0)):
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def kill_group(pidfd: int, pid: int | None) -> None:
+    """Kills a process's group, and no other one that got its number.
+
+    Args:
+        pid: Its number; None if it may have been reaped: then nothing is done where the kernel cannot do it safely.
+    """
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL, None, _PROCESS_GROUP)
+    except ProcessLookupError:  # the group is empty
+        pass
+    except OSError:  # an older kernel: the signal 0 proves that the number is still this process's
+        with contextlib.suppress(OSError):
+            if pid is not None:
+                signal.pidfd_send_signal(pidfd, 0)
+                os.killpg(pid, signal.SIGKILL)
+
+
+def clear(found: Exit, group: Group | None) -> Exit:
+    """Ends and removes the cgroup of a process that has ended; returns its exit with what the cgroup tells."""
+    if group is None:
+        return found
+    found = found._replace(exhausted=group.exhausted())
+    group.kill()
+    if not group.remove():
+        asyncio.get_running_loop().call_later(_LATER, group.remove)
+    return found
+
+
+def _wait(pid: int, *, alone: bool) -> Exit:
+    end_programs(pid, alone=alone)
     try:
         _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:  # somebody else was faster

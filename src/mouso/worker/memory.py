@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -26,11 +27,12 @@ def available() -> tuple[int, int]:
         return 0, 0
     folder, two = _cgroup()
     limit, used = ("memory.max", "memory.current") if two else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    try:
-        allowed, taken = int(_read(folder / limit)), int(_read(folder / used))
-    except ValueError:  # "max", or no cgroup
-        return free, total
-    return (min(free, max(allowed - taken, 0)), allowed) if allowed < total else (free, total)
+    while folder.is_relative_to(_ROOT):  # a worker with cgroups for its jobs is in one below that with the limit
+        with contextlib.suppress(ValueError):  # "max", or no cgroup
+            allowed, taken = int(_read(folder / limit)), int(_read(folder / used))
+            free, total = min(free, max(allowed - taken, 0)) if allowed < total else free, min(allowed, total)
+        folder = folder.parent
+    return free, total
 
 
 def oom_kills() -> int:

@@ -1,8 +1,8 @@
 """What jobs write, in a child: printed lines and log records carry the id of their job.
 
 ``sys.stdout`` and ``sys.stderr`` are replaced by taps. What a job writes to one is passed on to the same descriptor
-line by line, with ``[id]`` in front; what no job writes goes through untouched. A job that prints without end harms
-nobody:
+line by line, with ``[id]`` in front or, where logs are JSON, as such an object; what no job writes goes through
+untouched. A job that prints without end harms nobody:
 
 * a line that does not end is broken after 2,000 characters, so that is all that is held;
 * beyond 256 KiB a second of one child (after the first MiB) lines are left out, and how many is told;
@@ -22,11 +22,12 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from mouso.clock import SYSTEM
 from mouso.context import CURRENT, Context
+from mouso.observe.logs import Json, log_to_stderr
 
 RATE = 256 << 10
 """Bytes a second."""
@@ -35,6 +36,8 @@ LONGEST = 2000
 """Characters of a line."""
 _PIECE = select.PIPE_BUF
 """A pipe that can be written to takes so many bytes at once, and does not mix them with others."""
+_FACTS = ("job_id", "task", "queue", "attempt")
+_JSON = Json()
 _CHUNK = 64 << 10
 _PATIENCE = 20
 """ms."""
@@ -62,7 +65,7 @@ class _Lines:
     """What one run has printed of lines that have not ended, and how many of its lines were left out."""
 
     def __init__(self, context: Context) -> None:
-        self.id = context.job_id
+        self.context = context
         self.rests: dict[Tap, str] = {}
         self.left_out = 0
 
@@ -72,15 +75,37 @@ class _Lines:
             tap.end(self)
 
 
+def tagged(context: Context, line: str, stream: str) -> str:
+    """A line as people read it."""
+    return line if context.job_id in line else f"[{context.job_id}] {line}"
+
+
+def as_json(context: Context, line: str, stream: str) -> str:
+    """A line as programs read it: an object, whose ``logger`` is the stream."""
+    record = logging.LogRecord(stream, logging.INFO, "", 0, "%s", (line,), None)
+    record.__dict__.update({name: getattr(context, name) for name in _FACTS})
+    return _JSON.format(record)
+
+
 class Tap(io.TextIOBase):
     """Stands for a text stream; see the module's text.
 
     Args:
         stream: Where everything goes in the end; has a descriptor.
         allowance: Shared by all taps of a process.
+        name: What the stream is called.
+        dress: Makes a line of a job what is written.
     """
 
-    def __init__(self, stream: TextIO, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        allowance: Allowance,
+        name: str = "stdout",
+        dress: Callable[[Context, str, str], str] = tagged,
+    ) -> None:
+        self._called = name
+        self._dress = dress
         self._stream = stream
         self._descriptor = stream.fileno()
         self._allowance = allowance
@@ -125,8 +150,7 @@ class Tap(io.TextIOBase):
             self._pass_on(lines, line[start : start + LONGEST])
 
     def _pass_on(self, lines: _Lines, line: str) -> None:
-        text = line if lines.id in line else f"[{lines.id}] {line}"
-        data = f"{text}\n".encode(self.encoding, "backslashreplace")
+        data = self._encoded(lines, line)
         if not self._allowance.take(len(data)):
             lines.left_out += 1
             return
@@ -136,8 +160,12 @@ class Tap(io.TextIOBase):
             lines.left_out += 1
 
     def _tell(self, lines: _Lines) -> None:
-        if self._put(f"[{lines.id}] {lines.left_out:,} lines of output were left out here\n".encode()):
+        if self._put(self._encoded(lines, f"{lines.left_out:,} lines of output were left out here")):
             lines.left_out = 0
+
+    def _encoded(self, lines: _Lines, line: str) -> bytes:
+        text = self._dress(lines.context, line, self._called)
+        return f"{text}\n".encode(self.encoding, "backslashreplace")
 
     def _put(self, data: bytes) -> bool:
         """Writes without waiting for longer than ``_PATIENCE``; False if that did not go."""
@@ -234,11 +262,27 @@ class _Bytes(io.BufferedIOBase):
         return getattr(self._stream.buffer, name)
 
 
-def tap_output() -> None:
+OUTPUTS = ("tagged", "raw")
+
+
+def open_output(level: str, form: str, output: str) -> None:
+    """Says where a process that runs jobs writes to: its logs, its log records' facts, and what jobs print.
+
+    Args:
+        level, form: As in ``log_to_stderr``.
+        output: One of ``OUTPUTS``; ``raw`` leaves alone what jobs print.
+    """
+    log_to_stderr(level, form)
+    tag_records()
+    if output == "tagged":
+        tap_output(as_json if form == "json" else tagged)
+
+
+def tap_output(dress: Callable[[Context, str, str], str] = tagged) -> None:
     """Puts taps in place of ``sys.stdout`` and ``sys.stderr``, those that have a descriptor."""
     allowance = Allowance()
     for name, stream in _streams():
-        tap = Tap(stream, allowance)
+        tap = Tap(stream, allowance, name, dress)
         os.register_at_fork(after_in_child=tap.forked)
         setattr(sys, name, tap)
 
@@ -258,12 +302,12 @@ def tag_records() -> None:
     """Lets every log record that is made below a job tell which."""
     make = logging.Logger.makeRecord
 
-    def tagged(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
+    def telling(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(self, *args, **kwargs)
         context = CURRENT.get()
         if context is not None:
-            for name in ("job_id", "task", "queue", "attempt"):
+            for name in _FACTS:
                 record.__dict__.setdefault(name, getattr(context, name))
         return record
 
-    logging.Logger.makeRecord = tagged  # type: ignore[method-assign]  # see the module's text
+    logging.Logger.makeRecord = telling  # type: ignore[method-assign]  # see the module's text

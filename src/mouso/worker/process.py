@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -47,9 +46,13 @@ class ChildProcess(asyncio.BufferedProtocol):
         on_exit: Called once, with the child, when the process has ended.
         spare: It runs jobs alone, and ends after them.
         limits: It runs one job alone, within these.
+        heir: It takes the place of another child as soon as it can work.
 
     Attributes:
         leases: Its claims that have no outcome yet, by key.
+        tasks: What its version of the app can run.
+        version: How often the app had been reloaded when it was started.
+        failure: Why it could not load the app; empty if it could.
         ready: Whether it has said ``Hello``.
         arrived: Set when it is ready, or has ended before it was.
         alone: The suspect that it runs by itself.
@@ -74,11 +77,16 @@ class ChildProcess(asyncio.BufferedProtocol):
         *,
         spare: bool = False,
         limits: Limits | None = None,
+        heir: bool = False,
     ) -> None:
         self.started = SYSTEM.monotonic()
         self.slots = slots
         self.spare = spare
         self.limits = limits
+        self.heir = heir
+        self.tasks: frozenset[str] = frozenset()
+        self.version = 0
+        self.failure = ""
         self.leases: dict[int | str, Lease] = {}
         self._arrivals: dict[int | str, int] = {}
         self._arrived = 0
@@ -164,7 +172,8 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self.exit is None and not self.killed and not self._broken:
             self._broken = True
             log.error("child %d is broken and killed: %s", self.pid, why)
-            self.signal(signal.SIGKILL)
+            if self._process is not None:
+                self._process.kill()
 
     # -- talking
 
@@ -213,9 +222,10 @@ class ChildProcess(asyncio.BufferedProtocol):
         return True
 
     def kill(self) -> None:
-        """Ends it at once, or as soon as it has been started."""
+        """Ends it at once, with the programs that its jobs started, or as soon as it has been started."""
         self.killed = True
-        self.signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
     def signal(self, number: int) -> None:
         """Sends it a signal; does nothing when it has ended."""
@@ -233,8 +243,8 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     @property
     def left_in_peace(self) -> bool:
-        """Whether it has ended because it was told to."""
-        return self.dismissed and self.exit is not None and self.exit.code == 0
+        """Whether it has ended because it was told to, as far as anybody can tell."""
+        return self.dismissed and self.exit is not None and self.exit.code in (0, None)
 
     def close(self) -> None:
         """Lets go of socket and board."""

@@ -139,20 +139,20 @@ class Pump:
         self._doubt = False
         self._agreed = SYSTEM.monotonic()
 
-    def connect(
-        self,
-        line: Line,
-        fleet: Fleet,
-        tasks: frozenset[str],
-        on_settled: Callable[[list[Outcome]], None] | None,
-    ) -> None:
-        """Says between whom it moves jobs.
+    def connect(self, line: Line, fleet: Fleet) -> None:
+        """Says between whom it moves jobs."""
+        self._line, self._fleet = line, fleet
+
+    def learn(self, tasks: frozenset[str], on_settled: Callable[[list[Outcome]], None] | None) -> None:
+        """Says what it claims; to be called before the first exchange, and whenever that changes.
 
         Args:
             tasks: Names that the fleet can run.
             on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
         """
-        self._line, self._fleet, self._tasks, self._on_settled = line, fleet, tasks, on_settled
+        self._tasks, self._on_settled = tasks, on_settled
+        self._parked -= tasks
+        self.look()
 
     def settle(self, outcomes: list[Outcome]) -> None:
         """Takes outcomes to be stored with the next exchange."""

@@ -17,8 +17,10 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from pathlib import Path
+from functools import partial
 from typing import Any
+
+import msgspec
 
 from mouso.brokers import connect
 from mouso.brokers.base import Retention, WorkerInfo
@@ -29,9 +31,12 @@ from mouso.job import JobState, Outcome
 from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions
 from mouso.worker.arenas import share_arenas
+from mouso.worker.autoscale import autoscale
+from mouso.worker.cpus import usable_cpus
 from mouso.worker.fleet import Fleet
 from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
+from mouso.worker.reload import Watch, reload
 from mouso.worker.shares import Turns
 from mouso.worker.vitals import Vitals
 from mouso.worker.watchdog import EXIT_CODE, Watchdog
@@ -67,28 +72,20 @@ def main(options: WorkerOptions) -> int:
     return asyncio.run(Supervisor(options, Vitals(options)).run())
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use, by affinity and by the cgroup's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, max(1, round(int(quota) / int(period))))
-    return count
-
-
 class Supervisor:
     """One worker."""
 
     def __init__(self, options: WorkerOptions, vitals: Vitals) -> None:
         self._options = options
         self._vitals = vitals
-        self._count = options.processes or usable_cpus()
+        self._count = options.autoscale[0] if options.autoscale else options.processes or usable_cpus()
         self._id = secrets.token_hex(8)
         self._here = identity()
         self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self._fleet: Fleet
         self._stopped: asyncio.Event
+        self._news: asyncio.Event
+        self._joined = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._started_at = SYSTEM.now()
         self._subscribed = False
@@ -96,6 +93,7 @@ class Supervisor:
         self._pump: Pump
         self._retention: Retention
         self._info: WorkerInfo
+        self._broker_url: str
         self._renewed = 0
         self._fenced_at: float | None = None
         self._watchdog: Watchdog
@@ -107,7 +105,8 @@ class Supervisor:
     async def run(self) -> int:
         """The whole life; returns the exit code."""
         loop = asyncio.get_running_loop()
-        options, self._stopped, self._watchdog = self._options, asyncio.Event(), Watchdog()
+        options, self._stopped, self._news = self._options, asyncio.Event(), asyncio.Event()
+        self._watchdog = Watchdog()
         self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
         self._fleet = Fleet(self._id, options, self._count, self._pump, self)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,7 +116,7 @@ class Supervisor:
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
         self.start(self._vitals.watch)
         try:
-            await self._fleet.launch()
+            watch = Watch(options) if options.reload else None  # it sees what changes from now on
             if not await self._first_hello():
                 return 0
             await self._join()
@@ -126,6 +125,10 @@ class Supervisor:
                 self._pump.look()
                 for step in (self._beat, self._guard, self._upkeep, self._fleet.watch):
                     self.start(step)
+                if options.autoscale is not None:
+                    self.start(partial(autoscale, self._fleet, self._line, options))
+                if watch is not None:
+                    self.start(partial(reload, self._fleet, watch))
                 await self._stopped.wait()
             finally:
                 code = await self._shut_down()
@@ -142,16 +145,25 @@ class Supervisor:
         self._fleet.dump()
 
     async def _first_hello(self) -> bool:
-        """Waits until a child has loaded the app; False if the worker was stopped before."""
+        """Starts the children and waits until one has loaded the app; False if the worker was stopped before."""
         stopped = asyncio.create_task(self._stopped.wait())
-        waiting: set[asyncio.Future[Any]] = {self._fleet.hello, stopped}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        return self._fleet.hello.done() and bool(self._fleet.hello.result())
+        launched = asyncio.create_task(self._fleet.launch())
+        try:
+            for step in (launched, self._fleet.hello):
+                waiting: set[asyncio.Future[Any]] = {step, stopped}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
+                    return False
+                step.result()
+            return True
+        finally:
+            stopped.cancel()
+            launched.cancel()
 
     async def _join(self) -> None:
         """Opens the broker that the app names and announces the worker."""
         hello = self._fleet.hello.result()
+        self._broker_url = hello.broker_url
         broker = connect(hello.broker_url)
         if not broker.capabilities.shared:
             raise ConfigError(
@@ -165,9 +177,6 @@ class Supervisor:
             raise
         for notice in broker.notices():
             log.warning("%s", notice)
-        self._subscribed = bool(hello.events)
-        self._retention = Retention(**dict(zip(Retention.__struct_fields__, hello.retention, strict=True)))
-        tasks = tuple(sorted(hello.tasks))
         self._info = WorkerInfo(
             id=self._id,
             name=self._name,
@@ -179,22 +188,39 @@ class Supervisor:
             started_at=self._started_at,
             version=_version(),
             queues=tuple(name for name, _ in self._options.queues or ()),
-            tasks=tasks,
-            slots=self._count * self._options.concurrency,
         )
+        self._joined = True
+        self.learn()
         try:
             self._renewed = SYSTEM.steady()
             await self._line.call(broker.heartbeat, self._info)
             await self._reap()
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
-        self._pump.connect(self._line, self._fleet, frozenset(tasks), self._settled if self._subscribed else None)
+        self._pump.connect(self._line, self._fleet)
         self._pump.metrics = self._vitals.metrics
         self._vitals.joined(self._line, self._info, lambda: self._renewed)
         log.info(
             "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
-            self._name, broker.url, self._count, self._options.concurrency, len(tasks), self._options.app,
+            self._name, broker.url, self._count, self._options.concurrency, len(hello.tasks), self._options.app,
         )  # fmt: skip
+
+    def learn(self) -> None:
+        """Takes over what the app's newest version registers, and tells it to whom it concerns."""
+        if not self._joined:
+            return
+        app = self._fleet.app
+        if app.broker_url != self._broker_url:
+            log.warning("the app names another broker now; the worker keeps the one it has until it is started anew")
+            self._broker_url = app.broker_url
+        self._subscribed = bool(app.events)
+        self._retention = Retention(**dict(zip(Retention.__struct_fields__, app.retention, strict=True)))
+        self._pump.learn(self._fleet.tasks, self._settled if self._subscribed else None)
+        tasks = tuple(sorted(self._fleet.tasks))
+        info = msgspec.structs.replace(self._info, tasks=tasks, slots=self._fleet.slots)
+        if info != self._info:
+            self._info = info
+            self._news.set()
 
     def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a step beside the others; its failure ends the worker."""
@@ -249,12 +275,15 @@ class Supervisor:
     # -- what goes on while it lives
 
     async def _beat(self) -> None:
-        """Renews the lease and passes on what the worker is told."""
+        """Renews the lease, announces what has changed, and passes on what the worker is told."""
         beaten = SYSTEM.monotonic()
         while True:
-            await asyncio.sleep(_BEAT_BUSY * random.uniform(0.9, 1.0))
-            if not self._fleet.busy and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), _BEAT_BUSY * random.uniform(0.9, 1.0))
+            news = self._news.is_set()
+            if not (news or self._fleet.busy) and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
                 continue
+            self._news.clear()
             beaten = SYSTEM.monotonic()
             began = SYSTEM.steady()
             try:
@@ -263,6 +292,8 @@ class Supervisor:
                 self._pump.doubt()
                 continue
             self._renewed = began
+            if news:
+                self._pump.look()  # jobs that were parked may be available now
             for command in commands:
                 if command.kind == "cancel":
                     self._fleet.stop(command.key, command.token)

@@ -1,6 +1,6 @@
 """A process that has imported the app and is copied: a fork starts in milliseconds, and shares the app's memory.
 
-    python -m mouso.worker.template WORKER CONTROL LOG_LEVEL LOG_FORMAT APP FOLDER
+    python -m mouso.worker.template WORKER CONTROL LOG_LEVEL LOG_FORMAT OUTPUT APP FOLDER
 
 It runs no job, has one thread and opens nothing, so its copies start from a state that is fit to be copied. An app
 that starts threads when it is imported has no such state, and no template.
@@ -25,19 +25,23 @@ import msgspec
 from mouso.errors import BrokerError, ConfigError
 from mouso.isolation import Limits
 from mouso.loading import load_app
-from mouso.observe.logs import log_to_stderr
 from mouso.worker import child
 from mouso.worker.arenas import share_arenas
+from mouso.worker.cgroups import Group
+from mouso.worker.launch import end_programs
+from mouso.worker.output import open_output
 
 MAX_MESSAGE = 64 << 10
+_MOST_SAID = 8 << 10
 
 
 class Fork(msgspec.Struct, tag="fork", array_like=True):
-    """Make a child with so many slots."""
+    """Make a child with so many slots, in the cgroup with this directory."""
 
     slots: int
     grace: float
     limits: Limits | None
+    cgroup: str
 
 
 class Ready(msgspec.Struct, tag="ready", array_like=True):
@@ -45,15 +49,22 @@ class Ready(msgspec.Struct, tag="ready", array_like=True):
 
 
 class Unfit(msgspec.Struct, tag="unfit", array_like=True):
-    """There is nothing to copy, and why."""
+    """There is nothing to copy, and why: the app cannot be loaded, or it has threads."""
 
     why: str
+    loaded: bool
 
 
 class Born(msgspec.Struct, tag="born", array_like=True):
     """A child was made; its pidfd comes with the message."""
 
     pid: int
+
+
+class Unborn(msgspec.Struct, tag="unborn", array_like=True):
+    """The system lets no child be made."""
+
+    why: str
 
 
 class Ended(msgspec.Struct, tag="ended", array_like=True):
@@ -64,7 +75,7 @@ class Ended(msgspec.Struct, tag="ended", array_like=True):
     max_rss: int
 
 
-FromTemplate = Ready | Unfit | Born | Ended
+FromTemplate = Ready | Unfit | Born | Unborn | Ended
 
 encode = msgspec.msgpack.Encoder().encode
 from_template = msgspec.msgpack.Decoder(FromTemplate)
@@ -73,22 +84,23 @@ _fork = msgspec.msgpack.Decoder(Fork)
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, control_descriptor, level, form, path, folder = arguments
+    _, control_descriptor, level, form, output, path, folder = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     share_arenas()
-    log_to_stderr(level, form)
+    open_output(level, form, output)
     os.set_inheritable(int(control_descriptor), False)
     control = socket.socket(fileno=int(control_descriptor))
     try:
         load_app(path, folder=Path(folder))
     except (ConfigError, BrokerError) as error:
-        control.send(encode(Unfit(str(error)))[:MAX_MESSAGE])
+        control.send(encode(Unfit(str(error)[:_MOST_SAID], loaded=False)))
         return 2
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        control.send(encode(Unfit(f"importing {path} starts {threads - 1} threads, which a copy would not have")))
+        why = f"importing {path} starts {threads - 1} threads, which a copy would not have"
+        control.send(encode(Unfit(why, loaded=True)))
         return 2
     gc.collect()
     gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
@@ -106,45 +118,60 @@ def _serve(control: socket.socket, path: str, folder: str) -> int:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(waking, select.POLLIN)
+    copies: dict[int, bool] = {}
     while True:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if waking in ready:
             os.read(waking, 4096)
-            _report_ended(control)
+            _report_ended(control, copies)
         if control.fileno() in ready:
             data, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, 2)
             if not data:
                 return 0  # the supervisor is gone
-            pid = os.fork()
-            if pid == 0:
-                control.close()
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.close(waking)
-                os.close(wake)
-                sys.exit(_become_child(_fork.decode(data), descriptors, path, folder))
+            fork = _fork.decode(data)
+            try:
+                pid = os.fork()
+            except OSError as error:
+                control.send(encode(Unborn(f"fork: {error.strerror}")))
+            else:
+                if pid == 0:
+                    control.close()
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    os.close(waking)
+                    os.close(wake)
+                    sys.exit(_become_child(fork, descriptors, path, folder))
+                copies[pid] = fork.limits is not None
+                pidfd = os.pidfd_open(pid)
+                socket.send_fds(control, [encode(Born(pid))], [pidfd])
+                os.close(pidfd)
             for descriptor in descriptors:
                 os.close(descriptor)
-            pidfd = os.pidfd_open(pid)
-            socket.send_fds(control, [encode(Born(pid))], [pidfd])
-            os.close(pidfd)
 
 
 def _become_child(fork: Fork, descriptors: list[int], path: str, folder: str) -> int:
     os.setsid()
+    if fork.cgroup:
+        Group(Path(fork.cgroup)).enter()
     sock, board = descriptors
     return child.serve(path, folder, sock, board, fork.slots, fork.grace, fork.limits)
 
 
-def _report_ended(control: socket.socket) -> None:
+def _report_ended(control: socket.socket, copies: dict[int, bool]) -> None:
+    """Reaps the copies that have ended, of which is known whether each ran an isolated job."""
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if found is None:
             return
-        control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss)))
+        alone = copies.pop(found.si_pid, None)
+        if alone is not None:
+            end_programs(found.si_pid, alone=alone)
+        pid, status, usage = os.wait4(found.si_pid, 0)
+        if alone is not None:  # else it is a program that the app started when it was imported
+            control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss)))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Vitals:
                 name=info.name if info else "",
                 version=info.version if info else "",
                 ready=not self.unready(),
-                slots=info.slots if info else 0,
+                slots=self._fleet.slots if info else 0,
                 busy=census.running,
                 held=census.held,
                 unsettled=self._pump.unsettled,

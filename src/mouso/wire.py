@@ -1,0 +1,200 @@
+"""Values to bytes and back: what each codec carries, and how a value that came back is compared with what went."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from mouso.errors import BadPayload, shown
+
+Codec = Literal["json", "msgpack"]
+CODECS: tuple[str, ...] = get_args(Codec)
+PICKLE = "pickle"
+MAX_DEPTH = 200
+"""How deep arguments and results may be nested: far less than what ends in a RecursionError, here or in a worker."""
+
+
+def _enc_hook(value: Any) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    if _is_pydantic(type(value)):
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
+    raise NotImplementedError(f"an object of type {type(value).__qualname__} cannot be encoded")
+
+
+def _dec_hook(kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, PurePath):
+        return kind(value)
+    if _is_pydantic(kind):
+        return kind.model_validate_json(_JSON.encode(value))
+    if kind is object:
+        return value
+    raise NotImplementedError(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
+
+
+def _is_pydantic(kind: Any) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+_JSON = msgspec.json.Encoder(enc_hook=_enc_hook)
+ENCODERS: dict[str, msgspec.json.Encoder | msgspec.msgpack.Encoder] = {
+    "json": _JSON,
+    "msgpack": msgspec.msgpack.Encoder(enc_hook=_enc_hook),
+}
+
+
+def decoder(kind: Any, codec: str) -> Any:
+    make: Any = msgspec.json.Decoder if codec == "json" else msgspec.msgpack.Decoder
+    return make(kind, dec_hook=_dec_hook)
+
+
+class Adapter:
+    """Lets pydantic handle a type that msgspec refuses, such as ``Model | int``."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def dump(self, value: Any) -> Any:
+        return self._adapter.dump_python(value, mode="json", by_alias=True, round_trip=True, warnings="error")
+
+    def load(self, value: Any) -> Any:
+        return self._adapter.validate_json(_JSON.encode(value))
+
+
+def adapter_of(hint: Any) -> Adapter | None:
+    """pydantic's way of handling a type; None if it is not installed or cannot either."""
+    try:
+        return Adapter(importlib.import_module("pydantic").TypeAdapter(hint))
+    except Exception:
+        return None
+
+
+def is_usable(hint: Any) -> bool:
+    """Whether msgspec can decode into a type."""
+    try:
+        decoder(hint, "json")
+    except Exception:
+        return False
+    return True
+
+
+def decode_plain(encoded: bytes | None, codec: str) -> Any:
+    """Decodes bytes without a type: only JSON's own types come out.
+
+    Raises:
+        BadPayload: They do not decode.
+    """
+    if encoded is None:
+        return None
+    if codec == PICKLE:
+        raise BadPayload(f"{len(encoded):,} pickled bytes, which are not unpickled to be shown")
+    try:
+        return decoder(Any, codec).decode(encoded)
+    except Exception as error:
+        raise BadPayload(f"undecodable bytes: {first_line(error)} (start {preview(encoded)})") from None
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def is_deep(encoded: bytes, codec: str, value: Any) -> bool:
+    """Whether something encoded is nested deeper than ``MAX_DEPTH``."""
+    if codec != "json":
+        try:
+            encoded = _JSON.encode(value)
+        except RecursionError:
+            raise
+        except Exception:
+            return False  # JSON lacks such keys; the worker's own limit holds
+    if encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
+        return False
+    return not _folds(encoded) and not _folds(_STRING.sub(b"", encoded))
+
+
+def _folds(encoded: bytes) -> bool:
+    """Whether nothing is left once ``MAX_DEPTH`` times every pair of brackets without content was taken away."""
+    brackets = encoded.translate(_BRACKETS, _OTHERS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
+
+
+def has_nan(value: Any) -> bool:
+    """Whether a value holds a number that JSON lacks."""
+    return _is_nan(msgspec.to_builtins(value, enc_hook=_enc_hook))
+
+
+def _is_nan(plain: Any) -> bool:
+    if isinstance(plain, dict):
+        return any(map(_is_nan, plain.values()))
+    if isinstance(plain, (list, tuple)):
+        return any(map(_is_nan, plain))
+    return isinstance(plain, float) and not math.isfinite(plain)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
+    match a, b:
+        case (list() | tuple(), list() | tuple()):
+            if isinstance(b, list) and hasattr(a, "_fields"):
+                return False  # a named tuple has lost its names
+            return len(a) == len(b) and all(map(same, a, b))
+        case (Mapping(), Mapping()):
+            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        case (bytes() | bytearray() | memoryview(), bytes()):
+            return bytes(a) == b
+        case (float() | Decimal(), float() | Decimal()) if a != a:
+            return b != b
+        case (datetime(), datetime()) if a.utcoffset() is not None and b.utcoffset() is not None:
+            return a.astimezone(UTC) == b.astimezone(UTC)  # == is never true in the doubled hour of a zone
+    if type(a) is type(b):
+        if isinstance(a, msgspec.Struct):
+            return all(same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
+        if dataclasses.is_dataclass(a):
+            return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+        if not any("__eq__" in vars(cls) for cls in type(a).__mro__[:-1]):
+            return True  # no way to compare, but restored to its own type
+    return bool(a == b)
+
+
+def kind_of(value: Any) -> str:
+    shows_itself = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return str(value) if shows_itself else type(value).__qualname__
+
+
+def preview(payload: object) -> str:
+    return payload[:16].hex(" ") if isinstance(payload, bytes) else shown(payload)
+
+
+_QUOTED = re.compile(r"'[^']*'")
+
+
+def without_values(error: BaseException) -> str:
+    """What an error says, without what it quotes; of an error that may quote in any way, only its type."""
+    if isinstance(error, msgspec.MsgspecError):
+        return _QUOTED.sub("'…'", first_line(error))
+    return type(error).__qualname__
+
+
+def first_line(error: BaseException) -> str:
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
+    lines = text.splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:3])[:300]
