@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
-from benchmarks import backlog, cpu_bound, drain, enqueue, io_bound, latency, machine, memory, peers, report
+from benchmarks import backlog, cpu_bound, drain, enqueue, io_bound, latency, machine, memory, peers, recycling, report
 from benchmarks.plan import Plan
 from benchmarks.results import Row
 from benchmarks.rig import ROOT, Folders
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan], list[Row]]] = {
     "cpu": cpu_bound.run,
     "backlog": backlog.run,
     "memory": memory.run,
+    "recycling": recycling.run,
 }
 _SHARED = Path("/dev/shm")
 _BUSY = 0.3

@@ -91,9 +91,32 @@ def latency(starts: str, results: str) -> dict[str, Any]:
     )
 
 
+def ordinary(jobs: str) -> dict[str, float]:
+    """Enqueues jobs of the app with an isolated task."""
+    from benchmarks import isolated_jobs
+
+    with isolated_jobs.app, sampling.Timer(int(jobs)) as timer:
+        isolated_jobs.noop.map([(i,) for i in range(int(jobs))])
+    return timer.result()
+
+
+def isolated(starts: str, results: str) -> dict[str, Any]:
+    """Samples how long isolated jobs take to start, and results to come back."""
+    from benchmarks import isolated_jobs
+
+    with isolated_jobs.app:
+        return sampling.latency(
+            slots.inherited(),
+            int(starts),
+            int(results),
+            enqueue=lambda number: isolated_jobs.stamp_alone.delay(number),
+            wait=lambda job: job.get(timeout=10),
+        )
+
+
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     command.__name__: command
-    for command in (fill, schedule, bulk, single, concurrent, naps, works, latency)
+    for command in (fill, schedule, bulk, single, concurrent, naps, works, latency, ordinary, isolated)
 }  # fmt: skip
 
 

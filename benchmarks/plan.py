@@ -26,9 +26,9 @@ class Plan:
         """So many jobs, or a tenth."""
         return count // 10 if self.quick else count
 
-    def mouso(self, synchronous: str = "full") -> MousoRig:
+    def mouso(self, synchronous: str = "full", app: str = "benchmarks.jobs") -> MousoRig:
         """Mouso on a new file."""
-        return MousoRig(self.folders, synchronous)
+        return MousoRig(self.folders, synchronous, app)
 
     def huey(self, *, fsync: bool) -> HueyRig:
         """Huey on a new file."""

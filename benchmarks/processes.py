@@ -61,6 +61,10 @@ class Worker:
                 command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
 
+    def log(self) -> str:
+        """What it has written."""
+        return self._log.read_text(errors="replace")
+
     def pids(self) -> list[int]:
         """Its processes."""
         return tree(self._process.pid)

@@ -78,12 +78,12 @@ class Rig(ABC):
         self.client("fill", jobs)
 
     @contextmanager
-    def worker(self, processes_: int = 2, concurrency: int = 8) -> Iterator[Worker]:
+    def worker(self, processes_: int = 2, concurrency: int = 8, *options: str) -> Iterator[Worker]:
         """A worker that is running, with all counts at zero."""
         self._memory.unlink(missing_ok=True)
         self.slots = slots.Slots(self._memory)
         log = self.file.with_suffix(".log")
-        command = self.worker_command(processes_, concurrency)
+        command = [*self.worker_command(processes_, concurrency), *options]
         with processes.running(Worker(command, self._env(), ROOT, log), self.stop_signal) as worker:
             yield worker
 
@@ -136,16 +136,17 @@ class Rig(ABC):
 class MousoRig(Rig):
     """Mouso as it is by default: at least once, results stored, ``synchronous=FULL`` unless said otherwise."""
 
-    def __init__(self, folders: Folders, synchronous: str = "full") -> None:
+    def __init__(self, folders: Folders, synchronous: str = "full", app: str = "benchmarks.jobs") -> None:
         super().__init__(folders, f"mouso-{synchronous}")
         self._synchronous = synchronous
+        self._app = app
 
     def client_command(self) -> list[str]:
         return [sys.executable, "-m", "benchmarks.client"]
 
     def worker_command(self, processes: int, concurrency: int) -> list[str]:
         options = ["-p", str(processes), "-c", str(concurrency), "--log-level", "warning"]
-        return [sys.executable, "-m", "mouso", "worker", "benchmarks.jobs:app", *options]
+        return [sys.executable, "-m", "mouso", "worker", f"{self._app}:app", *options]
 
     def settings(self) -> dict[str, str]:
         return {"MOUSO_BROKER": f"sqlite:///{self.file}?synchronous={self._synchronous}"}

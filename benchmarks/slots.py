@@ -16,7 +16,7 @@ from typing import NamedTuple
 VARIABLE = "BENCH_SLOTS"
 """The environment variable that names the file."""
 
-_SLOTS = 1024
+_SLOTS = 8192
 _WIDTH = 8  # a cache line each, so that processes do not slow each other down
 _STAMPS = 4096
 _STAMPS_AT = (1 + _SLOTS) * _WIDTH

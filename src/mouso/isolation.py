@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mouso.clock import seconds
 from mouso.errors import shown
 
 OPTIONS = ("isolated", "max_memory", "max_cpu", "nice", "io_priority")
+_DEFAULTS = {"nice": 0, "io_priority": "normal"}
 IO_PRIORITIES = ("normal", "low", "idle")
 LEAST_MEMORY = 16 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|B|[KMGT]i?B?)", re.ASCII | re.IGNORECASE)
@@ -25,6 +27,8 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s39
 _IO_CLASS = {"normal": 2 << 13 | 4, "low": 2 << 13 | 7, "idle": 3 << 13}
 """Class and level for ioprio_set(2): best effort 4, best effort 7, idle."""
 _OOM_SCORE = 500
+_FORK = 0.1
+"""Seconds of CPU that a copy may have used until its job starts, and that shall not cost a whole second more."""
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
@@ -61,7 +65,7 @@ def limits(given: Mapping[str, Any]) -> Limits | None:
             raise ValueError(f"{others[0]}= limits a process; it needs isolated=True")
         return None
     max_memory, max_cpu = given.get("max_memory"), given.get("max_cpu")
-    nice, io_priority = given.get("nice") or 0, given.get("io_priority") or "normal"
+    nice, io_priority = (given[name] if name in others else default for name, default in _DEFAULTS.items())
     memory = None if max_memory is None else size(max_memory, "max_memory")
     if memory is not None and memory < LEAST_MEMORY:
         raise ValueError(f"max_memory={shown(max_memory)} is less than a Python process needs; use 16MiB or more")
@@ -90,23 +94,26 @@ def size(value: object, name: str) -> int:
 
 
 def impose(limits: Limits) -> None:
-    """Makes this process keep the limits that the system can enforce; its memory is watched from outside.
+    """Gives this process, and the threads that it starts from now on, its priorities.
 
     It also becomes the one that the kernel kills first when memory runs out.
     """
-    import resource
-
-    if limits.max_cpu is not None:
-        soft = math.ceil(limits.max_cpu)
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        if hard == resource.RLIM_INFINITY or soft < hard:
-            resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
     if limits.nice:
         os.nice(limits.nice)
     if limits.io_priority != "normal":
         _set_io_priority(_IO_CLASS[limits.io_priority])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
+def limit_cpu(most: float) -> None:
+    """Lets the kernel end this process when it has used so many more seconds of CPU, in whole seconds."""
+    import resource
+
+    soft = max(math.ceil(time.process_time() + most - _FORK), 1)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def _set_io_priority(value: int) -> None:

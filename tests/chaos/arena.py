@@ -124,14 +124,21 @@ class Arena(Bench):
     # -- the work
 
     def begin(
-        self, source: str = "", *, mean: float = 0.02, options: Sequence[str] = (), troubled: bool = False
+        self,
+        source: str = "",
+        *,
+        size: int = JOBS,
+        mean: float = 0.02,
+        workers: int = 2,
+        options: Sequence[str] = (),
+        troubled: bool = False,
     ) -> None:
-        """Writes the app, enqueues most of the work and starts two workers; see `Load`."""
+        """Writes the app, enqueues most of the work and starts workers; see `Load`."""
         self.options = ("-p", "2", "-c", "4", "--grace", f"{GRACE:g}", *options)
         self.jobs = self.app(SOURCE + source)
-        self.load = Load(self.jobs, self.random, JOBS, mean, troubled=troubled)
+        self.load = Load(self.jobs, self.random, size, mean, troubled=troubled)
         self.load.enqueue_most()
-        self.pair = [self.start(*self.options) for _ in range(2)]
+        self.pair = [self.start(*self.options) for _ in range(workers)]
         began = time.monotonic()
         for worker in self.pair:
             self.wait_ready(worker, 2)
@@ -297,7 +304,7 @@ class Arena(Bench):
         for worker in self.pair:
             if worker.alive:
                 self._check_worker(worker)
-        left = {path.name for path in self.folder.iterdir()} - {"journal", "jobs.py", "__pycache__"}
+        left = {path.name for path in self.folder.iterdir()} - {"journal", "jobs.py", "sitecustomize.py", "__pycache__"}
         odd = [name for name in left if not name.startswith(("jobs.db", "worker-", "disk"))]
         assert not odd, f"files left in the folder: {odd}"
 

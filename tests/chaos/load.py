@@ -137,6 +137,11 @@ class Load:
     def _seconds(self) -> float:
         return self._random.uniform(0, 2 * self._mean)
 
+    @property
+    def retries(self) -> int:
+        """How many runs are told to fail and to be repeated."""
+        return sum(expected.failures or 0 for expected in self.accepted.values())
+
     def accept(self, handles: Iterable[JobHandle[Any]], expected: Expected = _COMPLETES) -> None:
         """Takes jobs that the test has enqueued by itself."""
         for handle in handles:

@@ -36,8 +36,8 @@ WRITER = """
     while True:
         payload, count = os.urandom(random.randrange(900)), random.choice((1, 1, 9))
         jobs = [Job(id=new_id(), task="t", payload=payload) for _ in range(count)]
-        os.write(acknowledged, "".join(f"{job.id} available\\n" for job in jobs).encode())
         broker.enqueue(jobs)
+        os.write(acknowledged, "".join(f"{job.id} available\\n" for job in jobs).encode())
         leases = broker.exchange("w", outcomes, Want(limit=4)).leases
         os.write(acknowledged, "".join(f"{outcome.id} completed\\n" for outcome in outcomes).encode())
         outcomes = [Outcome(l.key, l.token, l.id, l.task, l.queue, JobState.COMPLETED, result=b"1") for l in leases]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.integration.harness import WAIT
+from tests.integration.harness import WAIT, Bench
 
 SOUND = """
 @app.task
@@ -30,6 +30,24 @@ async def pause_coroutine(n: int, seconds: float) -> int:
     return n
 """
 
+JOB = (
+    PAUSES
+    + """
+@app.task
+def job(n: int) -> int:
+    note("start", str(n))
+    return n
+
+@app.task
+async def block(seconds: float) -> int:
+    '''Blocks the event loop of its child.'''
+    note("block")
+    time.sleep(seconds)
+    note("unblock")
+    return os.getpid()
+"""
+)
+
 ARGUMENTS = """
 @app.task(attempts=1)
 def typed(x: int, y: str = "y") -> int:
@@ -50,6 +68,11 @@ def anything(x: object) -> object:
     note("anything")
     return None
 """
+
+
+def started(bench: Bench) -> list[int]:
+    """The numbers of the jobs that have started, in that order."""
+    return [int(line.text) for line in bench.history("start")]
 
 
 def one_of_each(source: str) -> str:

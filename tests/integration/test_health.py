@@ -145,6 +145,15 @@ def test_children_that_die_are_counted_by_cause(bench: Bench) -> None:
     assert probe.value("mouso_children_cpu_seconds_total") >= cpu > 0
 
 
+def test_children_that_are_replaced_are_counted_too(bench: Bench) -> None:
+    jobs = bench.app(SOUND)
+    _, probe = probed(bench, "--max-jobs-per-child", "5")
+    handles = jobs.sound.map([(n,) for n in range(12)])
+    assert {record.state for record in bench.wait_final(handles)} == {"completed"}
+    probe.wait_for("mouso_child_restarts_total", lambda restarts: restarts >= 1, cause="recycled")
+    assert probe.value("mouso_child_restarts_total", cause="exit code 0") == 0
+
+
 # -- probes
 
 

@@ -91,13 +91,14 @@ def test_they_count_against_the_slots(bench: Bench) -> None:
 def test_many_leave_nothing_behind(bench: Bench) -> None:
     jobs = bench.app(WHERE)
     worker = bench.worker(processes=1, concurrency=8)
+    (child,) = worker.children()
     jobs.where.delay().get(timeout=WAIT)
 
     def files() -> int:
         return len(os.listdir(f"/proc/{worker.pid}/fd"))
 
-    (child,) = worker.children()
-    before = wait_until(lambda: worker.children() == [child] and files(), message="the first has ended")
+    wait_until(lambda: worker.children() == [child], message="the first has ended")
+    before = files()
     pids = [handle.get(timeout=60)[0] for handle in jobs.where.map([()] * 200)]
     assert len(set(pids)) == 200
     wait_until(lambda: worker.children() == [child], message="all have ended")
@@ -356,7 +357,7 @@ def test_one_under_which_its_process_dies_is_poison_the_third_time(
     assert len({line.pid for line in bench.history("dies")}) == len(bench.history("dies")) == 3
     record = bench.wait_final([beside])[0]
     assert (record.state, record.attempts, record.crashes, record.releases) == ("completed", 0, 0, 0)
-    assert worker.children() == [child], "nobody else died"
+    wait_until(lambda: worker.children() == [child], message="the copies have ended, and nobody else")
 
 
 def test_the_template_is_killed_while_jobs_run(bench: Bench) -> None:
@@ -447,7 +448,6 @@ def test_one_that_ends_within_the_grace(bench: Bench) -> None:
 
 AROUND = """
 @app.lifespan
-@asynccontextmanager
 async def pool():
     if Path("closed").exists():
         note("refused")

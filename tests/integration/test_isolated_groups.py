@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mouso.worker.cgroups import own_folder
+from mouso.worker.cgroups import Group, own_folder
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.support import wait_until
 
@@ -239,9 +239,7 @@ def cgroup(bench: Bench) -> Iterator[Path]:
     for worker in bench.workers:
         worker.destroy()
     (made / "cgroup.kill").write_text("1")
-    wait_until(lambda: not any(folder.read_text() for folder in made.rglob("cgroup.procs")), timeout=5)
-    for path, _, _ in os.walk(made, topdown=False):
-        os.rmdir(path)
+    wait_until(Group(made).remove, timeout=5, message="the test's cgroup is empty")
 
 
 def named(bench: Bench, cgroup: Path, *arguments: str) -> Worker:

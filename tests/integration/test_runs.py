@@ -70,6 +70,23 @@ def again(ctx: Context) -> None:
     ctx.log.info("not yet")
     raise Snooze("1h")
 
+@app.task(attempts=2, backoff=constant(0))
+def leaves_a_thread(ctx: Context) -> str:
+    if ctx.attempt == 1:
+        threading.Thread(target=speak_late, args=(ctx,), daemon=True).start()
+        raise ValueError("the first time")
+    note("second")
+    for _ in range(100):
+        time.sleep(0.01)
+        ctx.check()
+    return "undisturbed"
+
+def speak_late(ctx: Context) -> None:
+    for n in range(200):
+        ctx.progress(n)
+        ctx.log.info("too late")
+        time.sleep(0.005)
+
 @app.task
 def chatty(ctx: Context, lines: int) -> None:
     for n in range(lines):
@@ -234,6 +251,15 @@ def test_a_long_log_is_read_while_the_job_runs_and_keeps_its_end(bench: Bench, j
     assert (after.end, after.lines, after.left_out) == ("completed", run.lines, 900)
     assert bench.producer.broker.delete([handle.id]) == ["deleted"]
     assert bench.sql("SELECT count(*) FROM mouso_runs") == [(0,)]
+
+
+def test_late_news_of_a_run_do_not_disturb_the_next(bench: Bench, jobs: Any) -> None:
+    bench.worker()
+    handle = jobs.leaves_a_thread.delay()
+    assert handle.get(timeout=WAIT) == "undisturbed"
+    first, second = handle.runs()
+    assert (first.end, second.end, second.lines) == ("failed", "completed", ())
+    assert "taken over" not in bench.workers[0].log
 
 
 def test_a_run_in_a_process_of_its_own_has_all_its_cpu(bench: Bench) -> None:

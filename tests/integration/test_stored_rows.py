@@ -104,7 +104,7 @@ NUMBERS = (-1, -(2**63), 2**62, 2**63 - 1)
 
 @pytest.mark.parametrize("column", ["attempts", "crashes", "releases"])
 def test_counters_that_cannot_be(bench: Bench, column: str) -> None:
-    """Only the job itself is affected: it ends somehow, and the worker goes on."""
+    """The job is dead before it runs, its counters as they were found, and the worker goes on."""
     jobs = bench.app(SOUND + ARGUMENTS + FAILS)
     handles = []
     for number in NUMBERS:
@@ -118,7 +118,12 @@ def test_counters_that_cannot_be(bench: Bench, column: str) -> None:
     worker = bench.worker()
     still_sound(jobs)
     records = bench.wait_final(handles)
-    assert {record.state for record in records} <= {"completed", "dead"}
+    for number, record in zip([n for n in NUMBERS for _ in range(2)], records, strict=True):
+        assert (record.state, record.reason, record.claims) == ("dead", "bad_payload", 1)
+        counters = {"attempts": record.attempts, "crashes": record.crashes, "releases": record.releases}
+        assert counters == {"attempts": 0, "crashes": 0, "releases": 0} | {column: number}
+        assert "a stored counter is out of range" in record.errors[0].message
+    assert bench.history("ran") == []
     still_sound(jobs)
     assert worker.alive
 
@@ -171,8 +176,16 @@ def test_numbers_that_cannot_be_in_other_columns(bench: Bench) -> None:
 def test_text_that_is_not_utf8(bench: Bench) -> None:
     """A row that SQLite itself hands out as broken text affects that job only."""
     jobs = bench.app(SOUND + ARGUMENTS)
-    broken = [jobs.nothing.delay(), jobs.nothing.delay()]
-    bench.sql("UPDATE mouso_jobs SET task = CAST(x'6a6f62ff' AS TEXT) WHERE id = ?", broken[0].id)
-    bench.sql("UPDATE mouso_jobs SET codec = CAST(x'ff' AS TEXT) WHERE id = ?", broken[1].id)
+    name, codec = broken = [jobs.nothing.delay(), jobs.nothing.delay()]
+    bench.sql("UPDATE mouso_jobs SET task = CAST(x'6a6f62ff' AS TEXT) WHERE id = ?", name.id)
+    bench.sql("UPDATE mouso_jobs SET codec = CAST(x'ff' AS TEXT) WHERE id = ?", codec.id)
     bench.worker()
     still_sound(jobs)
+    record = bench.wait_final([codec])[0]
+    assert (record.state, record.reason) == ("dead", "bad_payload")
+    assert "codec '\N{REPLACEMENT CHARACTER}' is unknown" in record.errors[0].message
+    wait_until(lambda: name.refresh().record.parked, timeout=WAIT, message="parked")
+    assert (name.state, name.record.task) == ("available", "job\N{REPLACEMENT CHARACTER}")
+    assert {job.id for job in jobs.app.jobs()} >= {handle.id for handle in broken}, "both can be listed"
+    assert name.cancel() == "cancelled"
+    assert bench.history("ran") == []

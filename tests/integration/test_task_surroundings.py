@@ -60,8 +60,11 @@ def floods() -> int:
     handles = jobs.floods.map([()] * 4)
     still_sound(jobs)
     assert [handle.get(timeout=WAIT) for handle in handles] == [400] * 4
-    assert worker.log_file.stat().st_size > 4 * 400 * 65536
-    worker.log_file.write_bytes(b"")
+    worker.quiet = False  # up to 100 MB are no message of a failed test
+    assert worker.stop() == 0
+    log = worker.log_file.read_bytes()
+    assert b"x" * 1000 in log
+    assert b"Traceback" not in log
 
 
 # -- the event loop
@@ -145,7 +148,7 @@ async def blocks() -> None:
     bench.wait_for("start")
     assert jobs.sound.delay(1).get(timeout=WAIT) == 1
     late = jobs.sound_coroutine.delay(2)
-    wait_until(lambda: late.record.releases + late.refresh().record.releases > 1, timeout=WAIT, message="given back")
+    wait_until(lambda: late.refresh().record.releases >= 1, timeout=WAIT, message="given back")
     (bench.folder / "go").touch()
     assert late.get(timeout=WAIT) == 2
     handle.get(timeout=WAIT)

@@ -1,5 +1,6 @@
 """What a caller gets to see of a job: progress, results of all kinds, and errors in their place."""
 
+import time
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from mouso import JobFailed, JobUnknown
+from mouso.brokers.base import Retention
 from mouso.errors import ResultError, ResultTimeout
 from mouso.handle import JobHandle
 from tests.integration.harness import WAIT, Bench
@@ -223,6 +225,19 @@ def test_results_that_are_not_kept_or_kept_shortly(bench: Bench) -> None:
     assert handle.record.result is None
     handle = jobs.kept_shortly.delay()
     assert handle.get(timeout=WAIT) == 1
+    kept = jobs.not_kept.delay()
+    bench.wait_final([kept])
+    finished = handle.record.finished_at
+
+    def gone() -> bool:
+        jobs.app.broker.prune(1000, Retention())  # as the worker does every ten seconds
+        return jobs.app.broker.get([handle.id]) == [None]
+
+    wait_until(gone, timeout=WAIT, message="the job is deleted with its result")
+    assert time.time() * 1000 - finished >= 1000, "and not before its time"
+    with pytest.raises(JobUnknown):
+        handle.get(timeout=1)
+    assert kept.refresh().state == "completed", "others stay"
 
 
 def test_a_result_that_json_cannot_hold_is_refused(bench: Bench) -> None:
@@ -249,6 +264,7 @@ def test_the_largest_result(bench: Bench) -> None:
         """
         @app.task
         def size(n: int) -> str:
+            note("ran", str(n))
             return "x" * n
         """
     )
@@ -258,7 +274,8 @@ def test_the_largest_result(bench: Bench) -> None:
     assert len(fits.get(timeout=WAIT)) == limit
     with pytest.raises(JobFailed, match="1,048,577 bytes, the limit is 1,048,576"):
         too_large.get(timeout=WAIT)
-    assert len(bench.history()) == 0
+    assert too_large.refresh().record.reason == "bad_result"
+    assert sorted(int(line.text) for line in bench.history("ran")) == [limit, limit + 1], "each ran once"
 
 
 def test_a_result_that_no_longer_fits_its_annotation(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from mouso.job import Charge, JobState, Lease, Outcome
 from mouso.observe.metrics import JOB_SECONDS, MOST_LABELS, Metrics, Snapshot
 from mouso.observe.page import Histogram, Page
 from mouso.observe.processes import Usage, cpu_seconds, family_usage, own_usage, resident
+from tests.docs.markdown import ROOT
 
 NOW = Snapshot(
     id="0" * 16,
@@ -257,6 +259,31 @@ def test_a_bound_belongs_to_its_bucket() -> None:
     for each in (0.5, 1.0, 1.5, 2.0, 2.5):
         histogram.add(each)
     assert histogram.counts == [2, 2, 1]
+
+
+def test_the_reference_has_every_metric() -> None:
+    page = (ROOT / "docs" / "reference" / "health.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([`\w ]*)\| (.+) \|$", page, re.MULTILINE)
+    documented = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels, _ in rows}
+    metrics = Metrics()
+    metrics.exchanged(0.001, [outcome(JobState.RETRYABLE, Charge.ATTEMPT)], [lease()])
+    metrics.exchanged(0.001, [outcome(JobState.AVAILABLE, Charge.CRASH)], [])
+    metrics.exchanged(0.001, [outcome(JobState.AVAILABLE, Charge.RELEASE)], [])
+    told = {
+        f"{name}{'_total' if family.type == 'counter' else ''}": (family.type, set(family.samples[0].labels) - {"le"})
+        for name, family in read(metrics).items()
+    }
+    assert told == documented
+
+
+def test_every_metric_that_the_documentation_names_exists() -> None:
+    there = set(re.findall(r"^# TYPE (\w+)", Metrics().render(NOW), re.MULTILINE))
+    there |= {f"{name}_{part}" for name in there for part in ("bucket", "count", "sum")}
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"\bmouso_\w+_(?:total|seconds|bytes|up|bucket|busy|info|ready|held|count|slots)\b", text))
+    assert named
+    assert named <= there
 
 
 def test_this_process_is_measured() -> None:

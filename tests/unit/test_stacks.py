@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -246,3 +247,29 @@ def _asked(process: subprocess.Popen[bytes], board: Board) -> bool:
     process.send_signal(stacks.SIGNAL)
     wait_until(board.stacks)
     return "in match" in board.stacks()
+
+
+class Dying:
+    """A child that ends when it is asked for its stacks."""
+
+    ready = True
+    gone = False
+
+    def __init__(self) -> None:
+        self.board = Board.create(2)
+        self.stacks_lock = asyncio.Lock()
+
+    def signal(self, number: int) -> None:
+        self.gone = True
+        self.board.close()
+
+
+@pytest.mark.skipif(stacks.SIGNAL is None, reason="this system has no real-time signals")
+def test_a_process_that_ends_meanwhile_shows_none() -> None:
+    child: Any = Dying()
+
+    async def twice() -> tuple[str, str]:
+        return await asyncio.gather(stacks.written(child), stacks.written(child))
+
+    assert list(asyncio.run(twice())) == ["", ""]
+    assert child.board.descriptor == -1

@@ -146,5 +146,6 @@ def test_it_shows_what_it_wraps(app: Mouso) -> None:
     assert repr(faulty) == f"FaultyBroker({faulty.broker!r}, 3, 'before')"
     assert app.broker.url == faulty.broker.url
     assert app.broker.capabilities is faulty.broker.capabilities
+    assert app.broker.exchange.__name__ == "exchange"
     app.close()
     assert faulty.calls == []

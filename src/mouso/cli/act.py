@@ -24,7 +24,7 @@ def cancel(target: Target, as_json: bool) -> None:
 
 
 @app_command("ID...", example="""mouso retry shop:app 019a2f3e-7c40-7c1d-9d5e-3f1f6c0f8a11 --payload '{"x": 3}'""")
-@click.option("--payload", metavar="JSON", help="New arguments for the one job: a JSON object; *** keeps a value.")
+@click.option("--payload", metavar="JSON", help="New arguments for the one job: a JSON object; masked values stay.")
 def retry(target: Target, payload: str | None, as_json: bool) -> None:
     """Run dead, cancelled or expired jobs again, and make waiting ones due now.
 

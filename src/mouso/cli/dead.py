@@ -37,7 +37,7 @@ _DEAD = (
 @click.option("--all", "every", is_flag=True, help="All dead jobs (that match) instead of certain IDs.")
 @click.option("--task", shell_complete=complete_option, help="Only of this task.")
 @click.option("--queue", shell_complete=complete_option, help="Only of this queue.")
-@click.option("--payload", metavar="JSON", help="retry: new arguments for the one job, as JSON; *** keeps a value.")
+@click.option("--payload", metavar="JSON", help="retry: new arguments for the one job, as JSON; masked values stay.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="list: at most so many.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def dead(

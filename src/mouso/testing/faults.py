@@ -19,7 +19,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Generator
 from enum import StrEnum
-from functools import partial
+from functools import wraps
 from typing import Any, cast
 
 from mouso.app import Mouso
@@ -84,7 +84,12 @@ class FaultyBroker:
         value = getattr(self.broker, name)
         if name in _NEVER_FAIL or name.startswith("_") or not callable(value):
             return value
-        return partial(self._call, name, value)
+
+        @wraps(value)
+        def verb(*args: Any, **kwargs: Any) -> Any:
+            return self._call(name, value, *args, **kwargs)
+
+        return verb
 
     def _call(self, verb: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._strikes(verb):

@@ -134,3 +134,4 @@ class Board:
         """Lets go of the memory."""
         self._memory.close()
         os.close(self.descriptor)
+        self.descriptor = -1  # the number may soon be another file's

@@ -36,7 +36,7 @@ from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
-from mouso.isolation import Limits, impose
+from mouso.isolation import Limits, impose, limit_cpu
 from mouso.loading import load_app
 from mouso.retry import Backoff
 from mouso.worker import frames
@@ -277,6 +277,8 @@ def serve(
             impose(limits)
             measure_process()
         app = load_app(path, folder=Path(folder))
+        if limits is not None and limits.max_cpu is not None:
+            limit_cpu(limits.max_cpu)  # what importing took is not the job's
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
         runner = asyncio.Runner(loop_factory=fine_loop)

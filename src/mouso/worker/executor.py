@@ -289,7 +289,6 @@ class Executor:
 
     def _look(self, now: float) -> None:
         """Learns what all runs of this process have in common: its peak memory, and how its clocks differ, in ms."""
-        self._looked = now
         for _ in range(3):
             before = SYSTEM.monotonic()
             self._ahead = time.time_ns() // 1_000_000 - int(before * 1000)
@@ -305,6 +304,7 @@ class Executor:
                 os.close(status)
         except (OSError, ValueError, IndexError):  # the system does not tell, or no descriptor is left
             pass
+        self._looked = now  # last: who finds it fresh finds the others, too
 
     def _take(self, context: Context, what: Progress | LogLine) -> None:
         if isinstance(what, LogLine):

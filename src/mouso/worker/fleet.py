@@ -35,6 +35,8 @@ GIVE_BACK = 0.25
 _SCARCE = 1.0
 _DEAF = 1.0
 _HOPELESS = 10.0
+_REFUSED = (OSError, RuntimeError, MemoryError)
+"""What is raised where the system has no more descriptors, processes, threads or memory."""
 _AFTER_RECALL = 0.05
 """Seconds that a child may need to see that it starts nothing more, or to note what it just starts."""
 
@@ -316,13 +318,15 @@ class Fleet:
         leases += [*self._coroner.suspects, *(lease for lease, _ in self._lonely)]
         return [(lease.key, lease.token) for lease in leases]
 
-    def fence(self, keys: Collection[int | str]) -> None:
-        """Stops jobs that others have taken over."""
+    def fence(self, claims: Collection[tuple[int | str, int]]) -> None:
+        """Stops claims (key and token) that others have taken over; late news of one that has ended stop nothing."""
         for child in self._children:
-            for key in child.leases.keys() & set(keys):
-                log.warning("job %s was taken over by another worker; it is stopped", child.leases[key].id)
-                child.stops.setdefault(key, (SYSTEM.monotonic(), "fenced"))
-                child.send(frames.Stop(key, "fenced"))
+            for key, token in claims:
+                lease = child.leases.get(key)
+                if lease is not None and lease.token == token:
+                    log.warning("job %s was taken over by another worker; it is stopped", lease.id)
+                    child.stops.setdefault(key, (SYSTEM.monotonic(), "fenced"))
+                    child.send(frames.Stop(key, "fenced"))
 
     def tell(self, events: list[Event]) -> None:
         """Lets one child tell the app's handlers."""
@@ -398,36 +402,32 @@ class Fleet:
 
     # -- birth and death
 
-    async def _spawn(self, *, spare: bool = False, heir: bool = False, job: Lease | None = None) -> ChildProcess | None:
-        """Starts a child; returns None, and says so, if the system does not let it.
-
-        Args:
-            job: It is made for this isolated job.
-        """
-        child: ChildProcess | None = None
+    async def _spawn(self, *, spare: bool = False, heir: bool = False) -> ChildProcess | None:
+        """Starts a child; returns None, and says so, if the system does not let it."""
         try:
-            if job is None:
-                child = ChildProcess(self._options.concurrency, self._heard, self._exited, spare=spare, heir=heir)
-            else:
-                limits = self._isolated.get(job.task, Limits())
-                child = ChildProcess(1, self._heard, self._exited, spare=True, limits=limits)
-                child.alone, child.leases[job.key] = job.key, job
-            child.version = self._version
-            self._children.append(child)
-            await child.spawn(self._nursery.bear)
-            if job is not None:
-                child.assign([job])
-        except (OSError, RuntimeError, MemoryError) as error:
-            log.error("a child cannot be started: %s", one_line(error))
-            self._failed_to_start()
-            if child is not None:
-                self._children.remove(child)
-                self._inbox.settle([release(lease) for lease in child.leases.values()])
-                child.close()
+            child = ChildProcess(self._options.concurrency, self._heard, self._exited, spare=spare, heir=heir)
+        except _REFUSED as error:
+            self._failed_to_start(one_line(error))
             return None
+        self._children.append(child)
+        return child if await self._bear(child) else None
+
+    async def _bear(self, child: ChildProcess) -> bool:
+        """Starts a child's process, and gives it what it holds; returns False, and says so, if that cannot be."""
+        child.version = self._version
+        try:
+            await child.spawn(self._nursery.bear)
+        except _REFUSED as error:
+            self._failed_to_start(one_line(error))
+            self._children.remove(child)
+            self._inbox.settle([release(lease) for lease in child.leases.values()])
+            child.close()
+            return False
         if self.draining or child.killed:
             child.kill()
-        return child
+        elif child.leases:
+            child.assign(list(child.leases.values()))
+        return True
 
     def _exited(self, child: ChildProcess) -> None:
         """Settles what a dead child held and replaces it."""
@@ -452,7 +452,7 @@ class Fleet:
             if worked or lived > _STEADY or (child.dismissed and child.jobs):
                 self._deaths = 0
             elif not (child.dismissed or child.heir):
-                self._failed_to_start()
+                self._slow_down()
             if not (child.spare or child.leaving or child.heir):
                 self.restarts[cause_of_end(child)] += 1
                 self._agree()
@@ -527,7 +527,7 @@ class Fleet:
         try:
             if why := await self._replace(child):
                 log.error("child %d stays, its successor cannot start: %s", child.pid, why)
-                self._failed_to_start()
+                self._slow_down()
                 await self._calm_down()
         finally:
             self._succeeding = False
@@ -546,6 +546,7 @@ class Fleet:
             return heir.failure or f"its process ended ({describe(heir.exit or Exit(None))})"
         heir.heir = False
         if not (child.gone or child.leaving):
+            self.restarts["recycled"] += 1
             child.leave()
         elif len(self._regular()) > self.size:
             heir.leave()
@@ -553,7 +554,11 @@ class Fleet:
         self._inbox.look()
         return ""
 
-    def _failed_to_start(self) -> None:
+    def _failed_to_start(self, why: str) -> None:
+        log.error("a child cannot be started: %s", why)
+        self._slow_down()
+
+    def _slow_down(self) -> None:
         self._deaths += 1
         self._barren_until = SYSTEM.monotonic() + self._pause()
 
@@ -577,10 +582,19 @@ class Fleet:
             return
         for _ in range(min(len(self._lonely), self.slots - self._alone())):
             lease, _ = self._lonely.popleft()
-            self._owner.start(partial(self._isolate, lease))
+            limits = self._isolated.get(lease.task, Limits())
+            try:
+                child = ChildProcess(1, self._heard, self._exited, spare=True, limits=limits)
+            except _REFUSED as error:
+                self._failed_to_start(one_line(error))
+                self._inbox.settle([release(lease)])
+                return
+            child.alone, child.leases[lease.key] = lease.key, lease
+            self._children.append(child)  # now, so that its slot is taken
+            self._owner.start(partial(self._isolate, child))
 
-    async def _isolate(self, lease: Lease) -> None:
-        await self._spawn(job=lease)
+    async def _isolate(self, child: ChildProcess) -> None:
+        await self._bear(child)
 
     def _give_back_lonely(self) -> None:
         """Gives back isolated jobs that found no slot in time."""

@@ -17,7 +17,7 @@ _MAXRSS_UNIT = 1024
 _PROCESS_GROUP = 4
 """``PIDFD_SIGNAL_PROCESS_GROUP``, since Linux 6.9."""
 _LATER = 0.1
-"""Seconds after which a cgroup whose processes were dying is empty."""
+"""Seconds until it is tried again to remove a cgroup whose processes are dying."""
 
 
 class Exit(NamedTuple):
@@ -157,9 +157,13 @@ def clear(found: Exit, group: Group | None) -> Exit:
         return found
     found = found._replace(exhausted=group.exhausted())
     group.kill()
-    if not group.remove():
-        asyncio.get_running_loop().call_later(_LATER, group.remove)
+    _remove(group, 10)
     return found
+
+
+def _remove(group: Group, tries: int) -> None:
+    if not group.remove() and tries > 1:
+        asyncio.get_running_loop().call_later(_LATER, _remove, group, tries - 1)
 
 
 def _wait(pid: int, *, alone: bool) -> Exit:

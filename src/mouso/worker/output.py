@@ -197,15 +197,15 @@ class Tap(io.TextIOBase):
         return self._bytes
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]  # typed as an attribute that can be set
+    def encoding(self) -> str:  # type: ignore[override]  # why: typed as an attribute that can be set
         return self._stream.encoding or "utf-8"
 
     @property
-    def errors(self) -> str | None:  # type: ignore[override]  # likewise
+    def errors(self) -> str | None:  # type: ignore[override]  # why: see encoding above
         return self._stream.errors
 
     @property
-    def newlines(self) -> Any:  # type: ignore[override]  # likewise
+    def newlines(self) -> Any:  # type: ignore[override]  # why: see encoding above
         return self._stream.newlines
 
     def flush(self) -> None:
@@ -310,4 +310,4 @@ def tag_records() -> None:
                 record.__dict__.setdefault(name, getattr(context, name))
         return record
 
-    logging.Logger.makeRecord = telling  # type: ignore[method-assign]  # see the module's text
+    logging.Logger.makeRecord = telling  # type: ignore[method-assign]  # why: see the module's text

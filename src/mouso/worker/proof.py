@@ -31,6 +31,8 @@ def proven_dead(worker: WorkerInfo, here: Identity) -> bool:
         return False
     if (worker.boot, worker.namespace) != (here.boot, here.namespace):
         return False
+    if not _stat(worker.pid):  # /proc may hide processes of other users (hidepid); the kernel's own word counts
+        return not _exists(worker.pid)
     return _start_time(worker.pid) != worker.started
 
 
@@ -49,6 +51,17 @@ def orphans(worker: str) -> list[int]:
             if ours and process_state(int(entry.name)) not in ("", "Z", "X"):
                 found.append(int(entry.name))
     return found
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, or its remains, hidden or not."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # it is another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _start_time(pid: int) -> int:

@@ -130,7 +130,7 @@ class Pump:
         self._tasks: frozenset[str]
         self._on_settled: Callable[[list[Outcome]], None] | None
         self._outcomes: list[Outcome] = []
-        self._updates: list[Update] = []
+        self._updates: dict[tuple[object, ...], Update] = {}
         self._unsettled = 0
         self._stepped: float | None = None
         self._news = asyncio.Event()
@@ -161,7 +161,9 @@ class Pump:
 
     def report(self, updates: list[Update]) -> None:
         """Takes news of running jobs to be stored: before what they end with, or it would come too late."""
-        self._updates += updates
+        for update in updates:  # the last wins, so that an outage does not pile them up
+            about = update.key, update.token, update.progress is None, update.log is None
+            self._updates[about] = update
         self._news.set()
 
     def look(self) -> None:
@@ -245,20 +247,21 @@ class Pump:
         return bool(self._outcomes) or (full and self._fleet.room() > 0) or bool(exchange.parked)
 
     async def _report(self) -> None:
-        updates, self._updates = self._updates, []
+        news, self._updates = self._updates, {}
+        updates = list(news.values())
         try:
-            fenced = await self._line.call(self._line.broker.report, self._worker, updates)
+            fenced = set(await self._line.call(self._line.broker.report, self._worker, updates))
         except Broken:
-            self._updates[:0] = updates
+            self._updates = news | self._updates
             raise
-        self._fleet.fence(fenced)
+        self._fleet.fence([(update.key, update.token) for update in updates if update.key in fenced])
 
     async def _agree(self) -> None:
         """Compares with the store what runs here: claims that got lost on their way go back, lost jobs are stopped."""
         held = self._fleet.held() + [(outcome.key, outcome.token) for outcome in self._outcomes]
-        fenced = await self._line.call(self._line.broker.reconcile, self._worker, held)
+        fenced = set(await self._line.call(self._line.broker.reconcile, self._worker, held))
         self._doubt, self._agreed = False, SYSTEM.monotonic()
-        self._fleet.fence(fenced)
+        self._fleet.fence([claim for claim in held if claim[0] in fenced])
 
     def _note(self, fenced: list[int | str], parked: list[str], next_due: int | None) -> None:
         if fenced:

@@ -128,7 +128,7 @@ class Stacks:
                 self._asked[update.key, update.token].set()
 
     async def _from_outside(self, child: ChildProcess, lease: Lease) -> str:
-        thread = child.board.threads().get(number(lease.key))
+        thread = None if child.gone else child.board.threads().get(number(lease.key))
         if thread is None:
             return f"it waits in process {child.pid} and has not started, or has just ended\n"
         found = _of_thread(await written(child), thread)
@@ -142,11 +142,15 @@ async def written(child: ChildProcess) -> str:
     if SIGNAL is None or not child.ready:
         return ""
     async with child.stacks_lock:
+        if child.gone:  # and its board with it
+            return ""
         child.board.clear_stacks()
         child.signal(SIGNAL)
         text, deadline = "", SYSTEM.monotonic() + _WRITTEN
-        while SYSTEM.monotonic() < deadline and not child.gone:
+        while SYSTEM.monotonic() < deadline:
             await asyncio.sleep(_PAUSE)
+            if child.gone:
+                return ""
             before, text = text, child.board.stacks()
             if text and text == before:  # it is written within a millisecond, and no end is marked
                 break

@@ -379,7 +379,7 @@ class Supervisor:
             for pid in left:
                 log.warning("process %d outlives its supervisor, the worker %s; it is killed", pid, worker)
                 with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.killpg(pid, signal.SIGKILL)  # it leads a session, with the programs that its jobs started
         return False
 
     # -- events

@@ -45,7 +45,6 @@ class Vitals:
         self.metrics = Metrics() if options.health else None
         self._sockets = listen(parse_address(options.health)) if options.health else []
         self._notifier = Notifier.from_environment()
-        self._processes = 0
         self._server: HealthServer | None = None
         self._fleet: Fleet
         self._pump: Pump

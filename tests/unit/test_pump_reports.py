@@ -1,0 +1,138 @@
+"""The pump and news of running jobs: stored before what these end with; the last wins, late ones harm nobody."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mouso.brokers.base import Exchange, Update
+from mouso.job import JobState, Outcome, Progress
+from mouso.worker.pump import Broken, Pump
+
+
+class Broker:
+    """Notes what it is called for, and is out of order for the first ``broken`` calls."""
+
+    def __init__(self, broken: int = 0, fenced: list[int | str] | None = None) -> None:
+        self.broken = broken
+        self.fenced = fenced or []
+        self.reports: list[list[Update]] = []
+        self.verbs: list[str] = []
+
+    def report(self, worker: str, updates: list[Update]) -> list[int | str]:
+        self.reports.append(updates)
+        return self.fenced
+
+    def exchange(self, worker: str, outcomes: list[Outcome], want: object) -> Exchange:
+        return Exchange(leases=[])
+
+    def reconcile(self, worker: str, held: object) -> list[int | str]:
+        return []
+
+    def wait(self, timeout: float) -> bool:
+        return False
+
+
+class Line:
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.idle = asyncio.Event()
+
+    async def call(self, verb: Callable[..., Any], *args: Any) -> Any:
+        name = verb.__name__
+        self.broker.verbs.append(name)
+        if name == "wait":
+            self.idle.set()
+            await asyncio.sleep(3600)
+        await asyncio.sleep(0)
+        if self.broker.broken:
+            self.broker.broken -= 1
+            raise Broken("out of order")
+        return verb(*args)
+
+
+class Fleet:
+    busy = False
+
+    def __init__(self) -> None:
+        self.stopped: list[tuple[int | str, int]] = []
+
+    def room(self) -> int:
+        return 0
+
+    def well_fed(self, seconds: float) -> bool:
+        return False
+
+    def held(self) -> list[tuple[int | str, int]]:
+        return []
+
+    def place(self, leases: object) -> None: ...
+
+    def fence(self, claims: list[tuple[int | str, int]]) -> None:
+        self.stopped += claims
+
+
+def pumped(broker: Broker, fill: Callable[[Pump], object]) -> Fleet:
+    """Lets a pump work until it has nothing more to do."""
+
+    async def main() -> Fleet:
+        pump, line, fleet = Pump("w", None), Line(broker), Fleet()
+        pump.connect(line, fleet)  # type: ignore[arg-type]  # why: stand-ins
+        pump.learn(frozenset({"work"}), None)
+        fill(pump)
+        task = asyncio.create_task(pump.run())
+        async with asyncio.timeout(10):
+            await line.idle.wait()
+        assert pump.empty
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return fleet
+
+    return asyncio.run(main())
+
+
+def test_the_last_of_each_kind_is_stored() -> None:
+    broker = Broker()
+
+    def fill(pump: Pump) -> None:
+        for n in range(1000):
+            pump.report([Update(1, 1, Progress(n)), Update(1, 1, log=b"%d" % n), Update(2, 5, Progress(-n))])
+        pump.report([Update(1, 1, stack="here")])
+
+    pumped(broker, fill)
+    [updates] = broker.reports
+    assert updates == [
+        Update(1, 1, Progress(999)),
+        Update(1, 1, log=b"999"),
+        Update(2, 5, Progress(-999)),
+        Update(1, 1, stack="here"),
+    ]
+
+
+def test_an_outage_keeps_them_and_what_is_newer_wins() -> None:
+    broker = Broker(broken=1)
+    pumps: list[Pump] = []
+
+    def fill(pump: Pump) -> None:
+        pumps.append(pump)
+        pump.report([Update(1, 1, Progress(1)), Update(2, 1, Progress(2))])
+        asyncio.get_running_loop().call_later(0.01, pump.report, [Update(1, 1, Progress(9))])
+
+    pumped(broker, fill)
+    assert broker.reports[-1] == [Update(1, 1, Progress(9)), Update(2, 1, Progress(2))]
+
+
+def test_news_are_stored_before_what_a_job_ends_with() -> None:
+    broker = Broker()
+
+    def fill(pump: Pump) -> None:
+        pump.settle([Outcome(1, 1, "a", "work", "default", JobState.COMPLETED)])
+        pump.report([Update(1, 1, log=b"x")])
+
+    pumped(broker, fill)
+    assert broker.verbs.index("report") < broker.verbs.index("exchange")
+
+
+def test_who_was_overtaken_is_told_with_the_claim_that_it_was() -> None:
+    broker = Broker(fenced=[1])
+    fleet = pumped(broker, lambda pump: pump.report([Update(1, 3, Progress(1)), Update(2, 4, Progress(1))]))
+    assert fleet.stopped == [(1, 3)]
