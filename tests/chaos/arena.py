@@ -182,9 +182,11 @@ class Arena(Bench):
     def kill_child(self, worker: Worker, *, limit: float | None = CHILD) -> None:
         """Kills a random child."""
         victim = self.random.choice(wait_until(worker.children, message="there is a child"))
-        fault = self.fault("a child's death", pids=frozenset({victim}), kills=True, limit=limit)
+        at = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        self._deaths.at.setdefault(victim, fault.at)
+        until = time.monotonic()
+        self._deaths.at.setdefault(victim, at)
+        self.fault("a child's death", at=at, until=until, pids=frozenset({victim}), kills=True, limit=limit)
 
     def kill_supervisor(self, worker: Worker) -> None:
         """Kills the supervisor alone; its children see it and end."""

@@ -11,6 +11,14 @@ import pytest
 from tests.chaos.arena import Arena
 
 SEED = "MOUSO_TEST_SEED"
+WAITING = ("replaced_by", "longer_than", "beyond_the_lease", "without_an_end", "another_program", "shorter_than")
+"""Words in the names of tests that wait for many seconds: if these begin first, the others fill the waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts those that wait before the others of this suite."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent == here and not any(word in item.name for word in WAITING))
 
 
 @pytest.fixture

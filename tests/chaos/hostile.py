@@ -49,10 +49,13 @@ def returns_twice(ctx: Context) -> int:
     return ctx.token
 """
 
-FATAL = ("segfault", "exit", "kill", "abort", "overflow")
-"""Ways in which the process dies at once."""
-BREAKING = ("close", "garbage", "nonsense", "forged state", "half and death", "fork and death")
-"""Ways in which it is of no use any more, and dies, or is killed, soon."""
+RUINOUS = {
+    "signals": ("segfault", "abort", "overflow", "kill"),
+    "exits": ("exit", "half and death", "fork and death"),
+    "descriptors": ("close",),
+    "messages": ("garbage", "nonsense", "forged state"),
+}
+"""Ways after which the process is dead, or of no use any more and killed."""
 MUTE = ("half", "huge")
 """Ways in which it goes on and can no longer be understood."""
 VAIN = ("forged token", "forged job")

@@ -1,5 +1,7 @@
 """Jobs that ruin their process, in the middle of others that do not deserve it."""
 
+import itertools
+
 import pytest
 
 from tests.chaos import hostile
@@ -8,7 +10,7 @@ from tests.chaos.judge import Expected
 
 SOUND, SUSPECT = Expected(), Expected(innocent=False)
 POISON = Expected(frozenset({"dead"}), innocent=False)
-JOBS, INCORRIGIBLE = 8, (1, 4)
+JOBS = 12
 NOTICED = 2.0
 """Seconds until a child that is of no use any more is found out and killed."""
 
@@ -21,43 +23,42 @@ def enqueue(arena: Arena, way: str, number: int, *, once: bool = True, expected:
     return str(handle.id)
 
 
-@pytest.mark.parametrize("way", hostile.FATAL + hostile.BREAKING)
-def test_a_job_that_ruins_its_process(arena: Arena, way: str) -> None:
-    """The third time it is dead; one that thinks better of it completes; nobody else loses anything."""
+@pytest.mark.parametrize("kind", hostile.RUINOUS)
+def test_jobs_that_ruin_their_process(arena: Arena, kind: str) -> None:
+    """The third time one is dead; one that thinks better of it completes; nobody else loses anything."""
     arena.begin(hostile.SOURCE)
     for worker in arena.pair:
         worker.quiet = False  # a child's last words may be a traceback
-    arena.evil_limit = CHILD if way in hostile.FATAL else CHILD + NOTICED
+    arena.evil_limit = CHILD + (NOTICED if kind in ("descriptors", "messages") else 0)
+    ways = itertools.cycle(hostile.RUINOUS[kind])
     poison = []
     for number in range(JOBS):
-        arena.going(100 * (number + 1))
-        if number in INCORRIGIBLE:
-            poison.append(enqueue(arena, way, number, once=False, expected=POISON))
-        else:
-            enqueue(arena, way, number)
+        arena.going(80 * (number + 1))
+        enqueue(arena, next(ways), number)
+        if number in (1, 6):
+            poison.append(enqueue(arena, next(ways), number, once=False, expected=POISON))
     arena.finish()
     assert [(r.reason, r.crashes) for r in arena.records(poison)] == [("poison", 3)] * len(poison)
     assert all(record.crashes <= 1 for record in arena.records(arena.load.accepted.keys() - arena.load.extra))
     assert "the supervisor failed" not in "".join(worker.log for worker in arena.pair)
 
 
-@pytest.mark.parametrize("way", hostile.MUTE)
-def test_a_frame_without_an_end(arena: Arena, way: str) -> None:
+def test_frames_without_an_end(arena: Arena) -> None:
     """The child is alive, and nothing that it says can be understood any more: it is found out and replaced."""
     arena.begin(hostile.SOURCE)
     arena.evil_limit = LOST
-    for number in range(2):
+    for number, way in enumerate(hostile.MUTE):
         arena.going(200 * (number + 1))
         enqueue(arena, way, number)
     arena.finish()
 
 
-@pytest.mark.parametrize("way", hostile.VAIN)
-def test_outcomes_that_are_not_its_own(arena: Arena, way: str) -> None:
+def test_outcomes_that_are_not_its_own(arena: Arena) -> None:
     arena.begin(hostile.SOURCE)
+    ways = itertools.cycle(hostile.VAIN)
     for number in range(JOBS):
-        arena.going(100 * (number + 1))
-        enqueue(arena, way, number, once=False, expected=SOUND)
+        arena.going(80 * (number + 1))
+        enqueue(arena, next(ways), number, once=False, expected=SOUND)
     arena.finish()
 
 

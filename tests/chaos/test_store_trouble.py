@@ -24,7 +24,7 @@ from tests.support import wait_until
 RESUMED = 5.0
 """Seconds after the end of an outage within which work goes on."""
 OUTAGE, OVER = "the broker does not answer", "the broker answers again after"
-DISK = 8 << 20
+DISK = 32 << 20
 TABLES = ("jobs", "live", "history", "workers")
 
 

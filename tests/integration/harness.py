@@ -198,9 +198,15 @@ class Bench:
 
     def start(self, *arguments: str, app: str = "jobs:app", **environment: str) -> Worker:
         """Starts a worker and does not wait."""
+        return self._start("-m", "mouso", "worker", app, *arguments, **environment)
+
+    def program(self, source: str) -> Worker:
+        """Starts a worker by a program, as with what the command line has no option for, and does not wait."""
+        return self._start("-c", source)
+
+    def _start(self, *arguments: str, **environment: str) -> Worker:
         log = self.folder / f"worker-{next(self._numbers)}.log"
-        command = [sys.executable, "-m", "mouso", "worker", app, *arguments]
-        worker = Worker(command, self.folder, self.environment(**environment), log)
+        worker = Worker([sys.executable, *arguments], self.folder, self.environment(**environment), log)
         self.workers.append(worker)
         return worker
 

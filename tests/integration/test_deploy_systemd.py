@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mouso.worker import WorkerOptions
 from tests.integration.harness import ROOT
 from tests.integration.own_systemd import PYTHON, USER, Systemd, missing
 from tests.support import wait_until
@@ -69,6 +70,13 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
     yield boot
     for system in made:
         system.close()
+
+
+def test_the_unit_leaves_the_worker_its_time() -> None:
+    said = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+    assert int(said["TimeoutStopSec"]) >= WorkerOptions(app="").grace + 10
+    assert int(said["WatchdogSec"]) >= 20
+    assert (said["Type"], said["KillMode"], said["KillSignal"]) == ("notify", "mixed", "SIGTERM")
 
 
 @analyze

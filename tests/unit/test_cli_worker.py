@@ -127,6 +127,60 @@ def test_what_is_refused(shop: Shop, given: list[WorkerOptions], args: tuple[str
     assert given == []
 
 
+def test_the_options_of_children(shop: Shop, given: list[WorkerOptions]) -> None:
+    line = "--preload --max-jobs-per-child 1000 --max-memory-per-child 500MB --autoscale 1,8 --reload"
+    shop.ok("worker", "shop:app", *line.split())
+    shop.ok("worker", "shop:app", "--max-memory-per-child", str(1 << 30), "--autoscale", "3,3")
+    first, second = given
+    assert (first.preload, first.reload, first.autoscale) == (True, True, (1, 8))
+    assert (first.max_jobs_per_child, first.max_memory_per_child) == (1000, 500 << 20)
+    assert (second.max_memory_per_child, second.autoscale) == (1 << 30, (3, 3))
+
+
+MALFORMED = ["", " ", "x", "-1", "1.5", "NaN", "inf", "1e9", "٣", "0x2", "9" * 5000, "\udcff"]
+
+
+@pytest.mark.parametrize("value", [*MALFORMED, "0"])
+def test_max_jobs_per_child(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    message = shop.error(2, "worker", "shop:app", "--max-jobs-per-child", value)
+    assert "--max-jobs-per-child " in message
+    assert "use a whole number from 1 to 999,999,999" in message
+    assert given == []
+
+
+@pytest.mark.parametrize("value", [word for word in MALFORMED if word != "1.5"])
+def test_max_memory_per_child(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    message = shop.error(2, "worker", "shop:app", "--max-memory-per-child", value)
+    assert "--max-memory-per-child=" in message
+    assert "is no size; use a number of bytes, or a text such as 500MB or 2GiB" in message
+    assert given == []
+
+
+@pytest.mark.parametrize("value", ["0", "1", "15MB", "1.5", str((16 << 20) - 1)])
+def test_less_memory_than_a_child_has(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    message = shop.error(2, "worker", "shop:app", "--max-memory-per-child", value)
+    assert f"--max-memory-per-child '{value}': a child needs 16MiB or more" in message
+    assert given == []
+
+
+@pytest.mark.parametrize(
+    "value", [*MALFORMED, "1", "1,", ",8", "1,8,9", "0,8", "8,1", "1,1025", "-1,8", "1,x", "1-8", "a,b", "1.0,2", "٣,٤"]
+)
+def test_autoscale(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    message = shop.error(2, "worker", "shop:app", "--autoscale", value)
+    assert "--autoscale " in message
+    assert "use MIN,MAX with 1 <= MIN <= MAX <= 1,024, such as 1,8" in message
+    assert given == []
+
+
+def test_autoscale_says_how_many_there_are(shop: Shop, given: list[WorkerOptions]) -> None:
+    message = shop.error(2, "worker", "shop:app", "--autoscale", "1,8", "-p", "4")
+    assert "--autoscale says how many processes there are; leave --processes out" in message
+    shop.write("pyproject.toml", "[tool.mouso]\nprocesses = 2\n")
+    shop.ok("worker", "shop:app", "--autoscale", "1,8")
+    assert [options.autoscale for options in given] == [(1, 8)]
+
+
 def test_no_app(shop: Shop, given: list[WorkerOptions]) -> None:
     assert "no app is named" in shop.error(2, "worker")
     assert "is no app path; did you mean 'src.shop:app'?" in shop.error(2, "worker", "src/shop.py")

@@ -42,7 +42,7 @@ class Size(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value)
         try:
-            number = size(int(text) if text.isascii() and text.isdecimal() else text, "--max-memory-per-child")
+            number = size(text, "--max-memory-per-child")
         except ValueError as error:
             raise click.UsageError(str(error), ctx) from None
         if number < LEAST_MEMORY:
