@@ -10,11 +10,12 @@ import math
 import os
 import select
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -220,8 +221,8 @@ class Arena(Bench):
         """Stops a worker, or its supervisor alone, for the length of the block."""
         pids = [worker.pid, *(worker.children() if whole else ())]
         at = time.monotonic()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        while not self._stop_outside_a_transaction(pids):
+            at = time.monotonic()
         try:
             yield
         finally:
@@ -230,6 +231,19 @@ class Arena(Bench):
                     os.kill(pid, signal.SIGCONT)
             until = time.monotonic() + _ORPHANS
             self.fault("a freeze", at=at, until=until, supervisors=frozenset({worker.pid}), **details)
+
+    def _stop_outside_a_transaction(self, pids: Sequence[int]) -> bool:
+        """Stops processes; lets them go on again if one of them holds the store's lock, for which all would wait."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(self.store, timeout=1.0, isolation_level=None)) as probe:
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+                return True
+            except sqlite3.OperationalError:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                return False
 
     def freeze_child(self, worker: Worker, *, limit: float) -> int:
         """Stops a child for good; returns its process id."""

@@ -45,7 +45,7 @@ def play(broker: Broker, worker: str) -> None:
     jobs = [Job(id=f"job-{n}", task="t", delay=1 if n == 4 else None) for n in range(COUNT - 1)]
     insist(broker.enqueue, jobs)
     insist(broker.enqueue, [Job(id=KEYED, task="t", **keyed)])  # type: ignore[arg-type]  # why: a mixed dict
-    (twin,) = insist(broker.enqueue, [Job(id="twin", task="t", **keyed)])  # type: ignore[arg-type]  # why: likewise
+    (twin,) = insist(broker.enqueue, [Job(id="twin", task="t", **keyed)])  # type: ignore[arg-type]  # why: as above, from a dict
     assert twin.id == KEYED or [job.state for job in broker.get([KEYED]) if job] != ["available"]
     info = WorkerInfo(id=worker, name=worker, host="here", pid=1, tasks=("t",))
     insist(broker.heartbeat, info)
@@ -122,7 +122,7 @@ def main(fault: Fault, folder: Path) -> int:
         url = f"sqlite:///{place}/jobs.db"
         killed = forked(lambda url=url, nth=nth: play_and_die(url, nth, fault))  # type: ignore[misc]  # why: binds the loop's variables
         assert killed in (0, signal.SIGKILL), f"call {nth}: {killed}"
-        code = forked(lambda url=url: repair(url))  # type: ignore[misc]  # why: likewise
+        code = forked(lambda url=url: repair(url))  # type: ignore[misc]  # why: binds the loop variable
         assert code == 0, f"call {nth}: what was left is not in order"
         shutil.rmtree(place)
         if not killed:

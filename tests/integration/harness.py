@@ -116,7 +116,12 @@ class Worker:
     def wait(self, timeout: float = WAIT) -> int:
         """Waits for the end and returns the exit code, which is negative for a signal."""
         self.children()
-        code = self._process.wait(timeout)
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGQUIT)
+            time.sleep(1.0)
+            raise AssertionError(f"not ended within {timeout:g} s; its stacks:\n{self.log[-20_000:]}") from None
         self.stopped_at = time.monotonic()
         return code
 

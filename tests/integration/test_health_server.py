@@ -212,6 +212,7 @@ def test_one_that_sends_without_end_is_cut_off(served: Served) -> None:
 
 def test_a_crowd_of_silent_ones_keeps_no_probe_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_PATIENCE", 60)  # longer than the probe waits: only the crowd itself can make room
+    served.well()  # and its loop has opened what it needs
     before = descriptors()
     with contextlib.ExitStack() as crowd:
         for number in range(200):

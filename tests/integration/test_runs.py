@@ -262,6 +262,18 @@ def test_late_news_of_a_run_do_not_disturb_the_next(bench: Bench, jobs: Any) -> 
     assert "taken over" not in bench.workers[0].log
 
 
+def test_what_another_program_wrote_of_a_run_does_no_harm(bench: Bench, jobs: Any) -> None:
+    bench.worker()
+    handle = jobs.fail.delay()
+    bench.wait_state(handle, "dead")
+    for junk in ("", "garbage", "[]", "null", "{}", '{"end": 5}', "[1]", "[0, [[1]]]", '["x", 2]'):
+        bench.sql("UPDATE mouso_runs SET run = ?, log = ?, stack = ? WHERE claims = 1", junk, junk, junk)
+        broken, sound = handle.runs()
+        assert (broken.token, broken.lines, broken.stack) == (1, (), None), junk
+        assert (sound.end, messages(sound)) == ("failed", ["attempt 2 fails"])
+        assert len(handle.errors) == 2
+
+
 def test_a_run_in_a_process_of_its_own_has_all_its_cpu(bench: Bench) -> None:
     jobs = bench.app(ISOLATED)
     bench.start("-p", "1")

@@ -231,7 +231,7 @@ def test_results_that_are_not_kept_or_kept_shortly(bench: Bench) -> None:
 
     def gone() -> bool:
         jobs.app.broker.prune(1000, Retention())  # as the worker does every ten seconds
-        return jobs.app.broker.get([handle.id]) == [None]
+        return bool(jobs.app.broker.get([handle.id]) == [None])
 
     wait_until(gone, timeout=WAIT, message="the job is deleted with its result")
     assert time.time() * 1000 - finished >= 1000, "and not before its time"

@@ -166,3 +166,13 @@ def test_a_traceback_for_people_steers_no_terminal(begin: Begin) -> None:
     except ValueError:
         LOG.exception("it failed")
     assert stream.getvalue().endswith("\nValueError: first\\x1b[31m\nsecond\\x9b\n")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_has_no_end_is_cut(begin: Begin, form: str) -> None:
+    stream = begin(form)
+    LOG.error("%s", f"begin{'x' * 1_000_000}end", exc_info=ValueError(f"{'y' * 1_000_000}over"))
+    said = stream.getvalue()
+    assert len(said) < 40_000
+    for part in ("beginx", "983,624 characters", "xend", "yover"):
+        assert part in said

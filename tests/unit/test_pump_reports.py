@@ -76,7 +76,7 @@ def pumped(broker: Broker, fill: Callable[[Pump], object]) -> Fleet:
 
     async def main() -> Fleet:
         pump, line, fleet = Pump("w", None), Line(broker), Fleet()
-        pump.connect(line, fleet)  # type: ignore[arg-type]  # why: stand-ins
+        pump.connect(line, fleet)  # type: ignore[arg-type]  # why: stand-ins for both
         pump.learn(frozenset({"work"}), None)
         fill(pump)
         task = asyncio.create_task(pump.run())

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -112,6 +113,35 @@ def test_the_tasks_that_a_coroutine_waits_for_are_shown() -> None:
     before, after = text.split("waits for the other:\n")
     assert "in task" in before
     assert "in other" in after
+
+
+class Odd:
+    """An awaitable that has an answer to everything."""
+
+    def __await__(self) -> "Odd":
+        return self
+
+    def __iter__(self) -> "Odd":
+        return self
+
+    def __next__(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __getattr__(self, name: str) -> "Odd":
+        return self
+
+
+def test_an_awaitable_that_has_an_answer_to_everything() -> None:
+    async def task() -> None:
+        await Odd()  # type: ignore[misc]  # why: odd indeed
+
+    coroutine = task()
+    coroutine.send(None)
+    found = list(islice(stacks._awaits(coroutine), 10_000))
+    coroutine.close()
+    assert found[0] is not None
+    assert len(found) < 10_000
 
 
 def test_a_coroutine_that_runs_right_now_is_where_the_loop_is() -> None:

@@ -6,7 +6,7 @@ worker, whoever speaks to it and whatever they say:
 1. A connection is answered once and then closed. It gets 8 KiB for its request and five seconds in all.
 2. There are 32 at most. One more takes the place of the eldest, so that a crowd of silent ones keeps no probe out.
 3. Only three paths are known, and only GET and HEAD. Nothing of a request is logged, and nothing of it comes back.
-4. The metrics are put together twice a second at most, and one connection is accepted at each turn of the loop.
+4. The metrics are put together twice a second at most, and eight connections are accepted at each turn of the loop.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _DISCARD = 64 << 10
 """Bytes that are still taken after the answer: a socket that is closed with some unread takes the answer back."""
 _PATIENCE = 5.0
 _CROWD = 32
+_QUEUE = 1024
+_AT_ONCE = 8
 _FRESH = 0.5
 _SCARCE = 1.0
 _EXAMPLE = "write for example 127.0.0.1:9808"
@@ -103,7 +105,7 @@ def _bound(family: int, place: tuple[object, ...]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(place)
-        sock.listen(_CROWD)
+        sock.listen(_QUEUE)
     except OSError:
         sock.close()
         raise
@@ -210,18 +212,19 @@ class HealthServer:
         return Answer(HTTPStatus.OK, _METRICS, self._rendered)
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            sock, _ = listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:  # no descriptors are left, or no memory
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(listener)
-            loop.call_later(_SCARCE, self._accept_again, listener)
-            return
-        if len(self._connections) >= _CROWD:
-            next(iter(self._connections)).close()
-        self._connections[_Connection(sock, self.answer, self._forget)] = None
+        for _ in range(_AT_ONCE):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptors are left, or no memory
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(_SCARCE, self._accept_again, listener)
+                return
+            if len(self._connections) >= _CROWD:
+                next(iter(self._connections)).close()
+            self._connections[_Connection(sock, self.answer, self._forget)] = None
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener in self._sockets:

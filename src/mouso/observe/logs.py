@@ -22,6 +22,8 @@ from mouso.job import Lease
 
 FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname)-8s %(message)s"
+_LONGEST = 16 << 10
+"""Characters of a message, and of a traceback: what jobs say has no end of its own."""
 _OF_JOBS = ("job_id", "task", "queue", "attempt")
 
 
@@ -34,14 +36,14 @@ class _OneLine(logging.Formatter):
     """Escapes control characters in messages and tracebacks: they quote what jobs say."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = printable(record.message)
+        record.message = printable(_cut(record.message))
         job = str(getattr(record, "job_id", ""))
         if job and job not in record.message:
             record.message = f"[{printable(job)}] {record.message}"
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(map(printable, super().formatException(ei).split("\n")))
+        return "\n".join(map(printable, _cut(super().formatException(ei)).split("\n")))
 
 
 class Json(logging.Formatter):
@@ -75,9 +77,15 @@ def _message(record: logging.LogRecord) -> str:
         return f"{shown(record.msg)} {shown(record.args)}"
 
 
+def _cut(text: str) -> str:
+    """The text, without its middle if it is too long."""
+    left_out = len(text) - _LONGEST
+    return text if left_out <= 0 else f"{text[: _LONGEST // 2]} … {left_out:,} characters … {text[-_LONGEST // 2 :]}"
+
+
 def _whole(text: str) -> str:
     """The text with lone surrogates written out: other languages' readers of JSON refuse them."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return _cut(text).encode("utf-8", "backslashreplace").decode()
 
 
 class _Lines(logging.StreamHandler[TextIO]):

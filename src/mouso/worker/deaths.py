@@ -75,7 +75,7 @@ class Coroner:
                 outcomes += [release(lease) for lease in suspects]
             else:
                 self.suspects.extend(suspects)
-        elif not (draining or child.killed or explained or child.left_in_peace or child.failure):
+        elif not (draining or child.killed or explained or child.left_in_peace or child.failure or child.heir):
             log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
         _measure(outcomes, child)
         return outcomes

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from mouso.app import Mouso
 from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
+from mouso.config import one_line
 from mouso.context import Context
 from mouso.job import Lease, LogLine, Outcome, Progress
 from mouso.worker import stacks
@@ -230,10 +231,13 @@ class Pool:
         if run is None or run.lease.token != token:
             return
         task = next((task for task, found in list(self._tasks.items()) if found is run), None)
-        if task is not None:
-            stack = stacks.of_task(task, self._loop_thread)
-        else:
-            stack = stacks.of_thread(self._board.threads().get(number(key), 0))
+        try:
+            if task is not None:
+                stack = stacks.of_task(task, self._loop_thread)
+            else:
+                stack = stacks.of_thread(self._board.threads().get(number(key), 0))
+        except Exception as error:  # what a job awaits may be of its own making
+            stack = f"its stack cannot be taken: {one_line(error)}\n"
         if stack:
             with self._sending:
                 self._send(Reports([Update(key, token, stack=stacks.innermost(stack))]))

@@ -34,6 +34,7 @@ _ANSWER = 0.5
 _WRITTEN = 1.0
 _PAUSE = 0.02
 _MOST_TASKS = 8
+_DEEPEST = 500
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
 _RUNS_JOBS = os.path.join("mouso", "worker", "executor.py")
 
@@ -70,7 +71,9 @@ def of_task(task: asyncio.Task[Any], loop_thread: int) -> str:
 
 def _awaits(coroutine: Any) -> Iterator[FrameType]:
     """The frames of a coroutine and of all that it awaits, from the outside in."""
-    while coroutine is not None:
+    for _ in range(_DEEPEST):
+        if coroutine is None:
+            return
         for kind in ("cr", "gi", "ag"):
             frame = getattr(coroutine, f"{kind}_frame", None)
             if frame is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -256,17 +257,35 @@ def _completed(job: Job, **facts: Any) -> RunInfo:
 
 
 def _run(row: tuple[Any, ...], job: Job) -> RunInfo:
+    """A run; what cannot be read of it, because another program wrote it, is left out."""
     token, attempt, worker, run, log, stack = row
-    facts: dict[str, Any] = decode_log(log)
-    if stack is not None:
-        facts["stack"] = _STACK.decode(stack)
+    facts: dict[str, Any] = {}
+    with suppress(msgspec.MsgspecError):
+        facts |= decode_log(log)
+    with suppress(msgspec.MsgspecError):
+        facts["stack"] = None if stack is None else _STACK.decode(stack)
     if token == job.claims and job.state is JobState.COMPLETED:
         return _completed(job, **facts)
     if run is not None:
-        facts |= msgspec.json.decode(run)
+        with suppress(msgspec.MsgspecError):
+            facts |= msgspec.structs.asdict(_ENDED.decode(run))
     elif token != job.claims or job.state is not JobState.RUNNING:
         facts["end"] = "lost"
     return RunInfo(token=token, attempt=attempt, worker=worker, **facts)
+
+
+class _Ended(msgspec.Struct):
+    """What stands in ``mouso_runs.run``."""
+
+    end: str
+    started_at: int | None = None
+    run_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+    pid: int | None = None
+
+
+_ENDED = msgspec.json.Decoder(_Ended)
 
 
 def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:
