@@ -121,7 +121,10 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.send(signal.SIGQUIT)
             time.sleep(1.0)
-            raise AssertionError(f"not ended within {timeout:g} s; its stacks:\n{self.log[-20_000:]}") from None
+            children = {pid: _state(pid) for pid in self._known_children}
+            raise AssertionError(
+                f"not ended within {timeout:g} s; its children: {children}; its stacks:\n{self.log[-20_000:]}"
+            ) from None
         self.stopped_at = time.monotonic()
         return code
 

@@ -112,8 +112,9 @@ def test_the_next_job_runs_the_new_version(bench: Bench, how: str) -> None:
     assert "died" not in worker.log
 
 
-def test_a_text_of_the_same_length_in_the_same_second(bench: Bench) -> None:
+def test_a_text_of_the_same_length_in_the_same_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python itself takes what it has compiled of the old text for that of the new one."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     jobs = bench.app(BODY)
     worker = reloading(bench)
     second = (time.time_ns() // 10**9 - 100) * 10**9
@@ -243,7 +244,7 @@ def test_tasks_come_and_go(bench: Bench) -> None:
 def test_a_task_goes_while_its_jobs_are_on_their_way(bench: Bench) -> None:
     jobs = bench.app(BODY)
     worker = bench.worker("--reload", processes=2, concurrency=2)
-    handles = jobs.version.map([()] * 40_000)
+    handles = jobs.version.map([()] * 10_000)
     bench.wait_state(handles[20], "completed")
     edited(bench, worker, "@app.task\ndef version", "def version")
     wait_until(lambda: "jobs.version" not in tasks(bench), timeout=WAIT, message="the store knows that it is gone")
@@ -255,9 +256,10 @@ def test_a_task_goes_while_its_jobs_are_on_their_way(bench: Bench) -> None:
 def test_a_task_goes_while_one_of_its_jobs_must_be_killed(bench: Bench) -> None:
     task = """
 @app.task(isolated=True, timeout=4, attempts=3, backoff=constant(0))
-def stubborn() -> None:
+def stubborn() -> int:
     note("start")
     time.sleep(600)
+    return 0
 """
     jobs = bench.app(BODY + task)
     worker = reloading(bench)
@@ -266,7 +268,12 @@ def stubborn() -> None:
     edited(bench, worker, task, "")
     wait_until(lambda: handle.refresh().record.attempts == 1, timeout=WAIT, message="its timeout is over")
     wait_until(lambda: handle.refresh().record.parked, timeout=WAIT, message="it waits for its task")
-    edited(bench, worker, "VERSION = 1", "VERSION = 2\n" + task.replace("time.sleep(600)", "return VERSION"))
+    edited(
+        bench,
+        worker,
+        "VERSION = 1",
+        "VERSION = 2\n" + task.replace("    time.sleep(600)\n    return 0", "    return VERSION"),
+    )
     assert handle.get(timeout=WAIT) == 2
     assert len(bench.history("start")) == 2
 
@@ -297,7 +304,7 @@ def test_limits_of_isolated_tasks(bench: Bench) -> None:
     assert jobs.alone.delay().get(timeout=WAIT) == os.nice(0)
     edited(bench, worker, "@app.task\ndef alone", "@app.task(isolated=True, nice=4)\ndef alone")
     assert jobs.alone.delay().get(timeout=WAIT) == os.nice(0) + 4
-    assert "died" not in worker.log
+    assert worker.log.count("died") == 1
 
 
 def test_isolated_jobs_go_on_with_the_old_version_of_a_broken_app(bench: Bench) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mouso import Mouso
+from mouso.job import Charge, JobState, Lease, Outcome
 from mouso.worker import WorkerOptions, reload
+from mouso.worker.executor import Executor
 from mouso.worker.reload import Watch, folders, forget_compiled, stamps
 
 
@@ -181,6 +184,17 @@ def test_files_that_never_come_to_rest(monkeypatch: pytest.MonkeyPatch, app: Pat
     changed, left = looks(monkeypatch, app, *versions)
     assert changed == ["a"]
     assert left > 70
+
+
+# -- jobs of another version
+
+
+def test_a_job_of_a_task_that_is_not_there_goes_back() -> None:
+    app = Mouso("reload", broker="memory://reload")
+    executor = Executor(app, lambda context, what: None)
+    outcome = executor.prepare(Lease(7, 3, "a", "gone", "default", b"{}", "json", 0, 0, 0, 0, None, None))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.state, outcome.charge) == (JobState.AVAILABLE, Charge.RELEASE)
 
 
 # -- what is compiled
