@@ -222,7 +222,7 @@ class Arena(Bench):
         pids = [worker.pid, *(worker.children() if whole else ())]
         at = time.monotonic()
         while not self._stop_outside_a_transaction(pids):
-            at = time.monotonic()
+            pass_time(0.01)
         try:
             yield
         finally:
@@ -236,7 +236,7 @@ class Arena(Bench):
         """Stops processes; lets them go on again if one of them holds the store's lock, for which all would wait."""
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        with closing(sqlite3.connect(self.store, timeout=1.0, isolation_level=None)) as probe:
+        with closing(sqlite3.connect(self.store, timeout=0.3, isolation_level=None)) as probe:
             try:
                 probe.execute("BEGIN IMMEDIATE")
                 return True

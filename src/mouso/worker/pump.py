@@ -136,6 +136,7 @@ class Pump:
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
         self._parked: set[str] = set()
+        self._repeated: set[tuple[int | str, int]] = set()
         self._doubt = False
         self._agreed = SYSTEM.monotonic()
 
@@ -230,14 +231,14 @@ class Pump:
             exchange = await self._line.call(self._line.broker.exchange, self._worker, outcomes, want)
         except Broken:
             self._outcomes[:0] = outcomes
+            self._repeated.update((outcome.key, outcome.token) for outcome in outcomes)
             raise
         finally:
             self._unsettled = 0
-        if exchange.fenced or exchange.parked or exchange.next_due is not None or self._due_timer is not None:
-            self._note(exchange.fenced, exchange.parked, exchange.next_due)
         if exchange.fenced:
-            fenced = set(exchange.fenced)
-            outcomes = [o for o in outcomes if o.key not in fenced]
+            outcomes = self._without_fenced(outcomes, set(exchange.fenced))
+        if exchange.parked or exchange.next_due is not None or self._due_timer is not None:
+            self._note(exchange.parked, exchange.next_due)
         if outcomes and self._on_settled is not None:
             self._on_settled(outcomes)
         if self.metrics is not None:
@@ -263,9 +264,15 @@ class Pump:
         self._doubt, self._agreed = False, SYSTEM.monotonic()
         self._fleet.fence([claim for claim in held if claim[0] in fenced])
 
-    def _note(self, fenced: list[int | str], parked: list[str], next_due: int | None) -> None:
-        if fenced:
-            log.warning("%d outcomes came too late and were fenced: their jobs had been taken over", len(fenced))
+    def _without_fenced(self, outcomes: list[Outcome], fenced: set[int | str]) -> list[Outcome]:
+        """The outcomes that the store has taken; of a repeated one it may have done so the first time."""
+        late = [o for o in outcomes if o.key in fenced and (o.key, o.token) not in self._repeated]
+        if late:
+            log.warning("%d outcomes came too late and were fenced: their jobs had been taken over", len(late))
+        self._repeated.clear()
+        return [outcome for outcome in outcomes if outcome.key not in fenced]
+
+    def _note(self, parked: list[str], next_due: int | None) -> None:
         for task in set(parked) - self._parked:
             log.warning("no worker knows the task %r; its jobs are parked until one does", task)
             self._parked.add(task)

@@ -141,7 +141,8 @@ class Watch:
         """Waits until files have changed and are quiet again; returns their paths."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hint.wait(), max(self._poll, self._took * _COST))
+                async with asyncio.timeout(max(self._poll, self._took * _COST)):
+                    await self._hint.wait()
             self._hint.clear()
             now = await asyncio.to_thread(self._look)
             if now == self._seen:

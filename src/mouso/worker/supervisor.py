@@ -252,15 +252,17 @@ class Supervisor:
         await self._until(lambda: self._fleet.empty, SYSTEM.monotonic() + 1.0)
         await self._fleet.kill()
         settled = await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 2.0)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # again and again: a step may just be waiting for what takes the cancellation for its own
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=0.5)
         with contextlib.suppress(Broken):
             await self._line.call(self._line.broker.retire, self._id)
         await asyncio.to_thread(self._line.close)
         if not settled:
             log.error("the broker did not take the last outcomes; the jobs will run again")
         if not settled or self._line.down_since is not None:
+            log.error("the broker did not answer at the end; this worker ends with exit code %d", EXIT_CODE)
             return EXIT_CODE
         log.info("stopped")
         return 1 if self._failed else 0
@@ -279,7 +281,8 @@ class Supervisor:
         beaten = SYSTEM.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _BEAT_BUSY * random.uniform(0.9, 1.0))
+                async with asyncio.timeout(_BEAT_BUSY * random.uniform(0.9, 1.0)):
+                    await self._news.wait()
             news = self._news.is_set()
             if not (news or self._fleet.busy) and SYSTEM.monotonic() - beaten < _BEAT_IDLE - _BEAT_BUSY:
                 continue
@@ -334,9 +337,11 @@ class Supervisor:
         reaped = pruned = SYSTEM.monotonic()
         broker = self._line.broker
         while True:
+            pause = _REAP_DEAD if self._dead else _UPKEEP
             with contextlib.suppress(TimeoutError):
-                pause = _REAP_DEAD if self._dead else _UPKEEP
-                await asyncio.wait_for(self._pump.due.wait(), pause * random.uniform(0.8, 1.2))
+                # Not wait_for: Python 3.11's may swallow a cancellation that comes in the turn in which a job is due.
+                async with asyncio.timeout(pause * random.uniform(0.8, 1.2)):
+                    await self._pump.due.wait()
             self._pump.due.clear()
             now = SYSTEM.monotonic()
             with contextlib.suppress(Broken):

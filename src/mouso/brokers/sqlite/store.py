@@ -30,6 +30,7 @@ _CHANGE_BYTES = 150
 _CHECKPOINT_PAUSE = 0.05
 _CHECKPOINT_WAIT = 0.05
 _CHECKPOINT_TRIES = 3
+_ROOM_PAUSE = 1.0
 _MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
 _COUNT_CHECKPOINT = "INSERT INTO mouso_meta VALUES ('checkpoints', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
 _LOG_NUMBER = 12
@@ -167,6 +168,7 @@ class Store:
                 yield connection
             except sqlite3.Error as error:
                 _roll_back(connection)
+                self._make_room(error)
                 raise self.translate(error) from error
             except BaseException:
                 _roll_back(connection)
@@ -175,6 +177,7 @@ class Store:
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 _roll_back(connection)
+                self._make_room(error)
                 raise faults.commit_failed(error, self.path) from error
             changes = connection.total_changes
             self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
@@ -319,6 +322,13 @@ class Store:
         if self._checkpoint():
             self._written, self._look_at = 0, _LOOK_BYTES
             self._log_size = self._log()[0]
+
+    def _make_room(self, error: sqlite3.Error) -> None:
+        """On a full disk: what the log holds is moved into the file, so that the next transactions can overwrite it."""
+        now = SYSTEM.monotonic()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL and now >= self._next_checkpoint:
+            self._next_checkpoint = now + _ROOM_PAUSE
+            self._checkpoint()
 
     def _checkpoint(self) -> bool:
         """Moves the log into the file and begins it anew; returns False if a reader was in the way, or anything failed.
