@@ -32,10 +32,10 @@ CHILD, RESTART, LOST = 1.0, 3.0, 20.0
 """Seconds within which jobs run again: a child died, a worker was killed and started again, one was cut off."""
 LEASE = 15.0
 GRACE = 5.0
-_SETTLES = 20.0
 _ORPHANS = 1.5
 """Seconds for which the children of a supervisor that died may still run."""
-_SPARE_DESCRIPTORS = 4
+_LAZY = 6
+"""What a worker opens when it first needs it: a thread for the broker, a pipe, a connection."""
 
 
 class Deaths(threading.Thread):
@@ -154,7 +154,7 @@ class Arena(Bench):
         """Waits until so many runs have come to their end."""
         wait_until(lambda: self.ended >= ended, timeout=timeout, message=f"{ended} runs have ended")
         if not self.faults:
-            self._held = {worker.pid: _descriptors(worker) for worker in self.pair}
+            self._held = {worker.pid: _held(worker) for worker in self.pair}
 
     def lines(self, event: str) -> list[Line]:
         """What jobs wrote of one kind."""
@@ -249,7 +249,8 @@ class Arena(Bench):
         """Stops a child for good; returns its process id."""
         victim = self.random.choice(worker.children())
         self.fault("a child's freeze", until=math.inf, pids=frozenset({victim}), kills=True, limit=limit)
-        os.kill(victim, signal.SIGSTOP)
+        while not self._stop_outside_a_transaction([victim]):
+            pass_time(0.01)
         return victim
 
     def pause(self, *pids: int, seconds: float) -> None:
@@ -327,8 +328,8 @@ class Arena(Bench):
     def _check_worker(self, worker: Worker) -> None:
         wait_until(lambda: len(worker.children()) == 2, message="two children, and no spare ones")
         before = self._held.get(worker.pid)
-        more = Counter(_descriptors(worker)) - Counter(before) if before else Counter()
-        assert more.total() <= _SPARE_DESCRIPTORS, f"descriptors that it did not have at the start: {more}"
+        more = Counter(_held(worker)) - Counter(before) if before else Counter()
+        assert more.total() <= _LAZY, f"it holds what it did not at the start: {more}"
 
     def close(self) -> None:
         if hasattr(self, "load"):
@@ -349,9 +350,9 @@ def _value(result: bytes | None) -> object:
     return None if result is None else json.loads(result)
 
 
-def _descriptors(worker: Worker) -> list[str]:
-    """What a supervisor holds, one word each: `socket`, `pipe`, the name of a file."""
-    held = []
+def _held(worker: Worker) -> list[str]:
+    """What a supervisor holds, one word each: `thread`, `socket`, `pipe`, the name of a file."""
+    held = ["thread"] * len(os.listdir(f"/proc/{worker.pid}/task"))
     for path in Path(f"/proc/{worker.pid}/fd").iterdir():
         with suppress(OSError):
             held.append(os.readlink(path).partition(":")[0].rpartition("/")[2])

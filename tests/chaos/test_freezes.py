@@ -17,6 +17,19 @@ def patient(ctx: Context) -> int:
             ctx.check()
             time.sleep(0.01)
         return token
+
+@app.task
+def late(ctx: Context) -> int:
+    '''Ends while its supervisor is stopped; when it runs again elsewhere, it runs until that one is awake.'''
+    with run() as token:
+        seen = Path(f"jobs.db-{ctx.job_id}")
+        again = seen.exists()
+        seen.touch()
+        if str(os.getppid()) == Path("jobs.db-patient").read_text().split()[1]:
+            time.sleep(3.0)
+        while again and not Path("jobs.db-flag").exists():
+            time.sleep(0.01)
+        return token
 """
 
 
@@ -40,6 +53,13 @@ def test_beyond_the_lease(arena: Arena) -> None:
         arena.load.accept(patients[-1:])
         wait_until(lambda: len(arena.starts(patients)) == len(patients), timeout=20, message="every patient runs")
 
+    belated: list[JobHandle[int]] = []
+    while headless.pid not in {line.supervisor for line in arena.starts(belated)}:
+        assert len(belated) < 100, "one of them runs there"
+        belated.append(arena.jobs.late.options(priority=60).delay())
+        arena.load.accept(belated[-1:])
+        wait_until(lambda: len(arena.starts(belated)) == len(belated), timeout=20, message="it has started")
+
     with ExitStack() as frozen:
         frozen.enter_context(arena.frozen(whole, lease=True, limit=LOST))
         frozen.enter_context(arena.frozen(headless, whole=False, lease=True, limit=LOST))
@@ -48,6 +68,9 @@ def test_beyond_the_lease(arena: Arena) -> None:
     thawed = time.monotonic()
     wait_until(lambda: {line.supervisor for line in arena.lines("stop")} == both, message="patients are told to stop")
     assert time.monotonic() - thawed < 3.0
+    pass_time(1.0)
+    assert len(arena.starts(belated)) > len(belated)
+    (arena.folder / "jobs.db-flag").touch()  # until now the second run went on, and the first one's word came too late
 
     more = arena.jobs.plain.map([(0.05,) for _ in range(400)])
     arena.load.accept(more)

@@ -116,6 +116,14 @@ def test_a_job_in_a_process_of_its_own(bench: Bench) -> None:
     has(bench, f"[{handle.id}] alone", f"[{handle.id}] shop INFO logged alone")
 
 
+def test_a_job_in_a_copy_of_the_template(bench: Bench, jobs: Any) -> None:
+    bench.start("-p", "1", "--preload")
+    handles = [jobs.prints.delay("hello"), jobs.logs.delay("there")]
+    bench.wait_final(handles)
+    has(bench, f"[{handles[0].id}] hello", f"[{handles[1].id}] shop INFO there")
+    assert bench.workers[-1].log.splitlines().count("at import") == 1
+
+
 def test_the_last_line_of_a_failed_run_is_shown(bench: Bench, jobs: Any) -> None:
     bench.worker()
     handle = jobs.fails_in_pieces.options(attempts=1).delay()

@@ -222,3 +222,12 @@ def test_a_successor_that_cannot_start_replaces_nobody(bench: Bench) -> None:
 
     wait_until(other, timeout=WAIT, message="it is replaced as soon as that is possible")
     all_ran_once(bench, handles)
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_a_worker_that_still_imports_its_app_ends_when_it_is_told_to(bench: Bench, preload: tuple[str, ...]) -> None:
+    app(bench, more='if "MOUSO_TEST_HISTORY" in os.environ:\n    time.sleep(600)\n')
+    worker = bench.start(*preload)
+    bench.wait_for("imported")
+    assert worker.stop() == 0
+    assert not worker.survivors()

@@ -278,6 +278,34 @@ def stubborn() -> int:
     assert len(bench.history("start")) == 2
 
 
+def test_handlers_come_and_go(bench: Bench) -> None:
+    jobs = bench.app(BODY)
+    worker = reloading(bench)
+    assert jobs.version.delay().get(timeout=WAIT) == 1
+    handler = """
+@app.on("job.completed")
+def heard(event):
+    note("heard", event.job_id)
+"""
+    edited(bench, worker, "VERSION = 1\n", f"VERSION = 2\n{handler}")
+    handle = jobs.version.delay()
+    assert handle.get(timeout=WAIT) == 2
+    wait_until(lambda: [line.text for line in bench.history("heard")] == [handle.id], message="the handler is told")
+    edited(bench, worker, handler, "")
+    assert jobs.version.delay().get(timeout=WAIT) == 2
+    assert worker.stop() == 0
+    assert len(bench.history("heard")) == 1
+
+
+def test_another_broker_needs_another_worker(bench: Bench) -> None:
+    jobs = bench.app(BODY)
+    worker = reloading(bench)
+    edited(bench, worker, "jobs.db", "other.db")
+    edited(bench, worker, "VERSION = 1", "VERSION = 2")
+    assert worker.log.count("the app names another broker now; the worker keeps the one it has") == 1
+    assert jobs.version.delay().get(timeout=WAIT) == 2
+
+
 def test_limits_of_isolated_tasks(bench: Bench) -> None:
     jobs = bench.app(BODY + ALONE)
     worker = reloading(bench)

@@ -11,6 +11,7 @@ import pytest
 
 from mouso import Context, Mouso, Snooze
 from mouso.clock import SYSTEM
+from mouso.errors import ConfigError
 from mouso.job import JobState, Lease, LogLine, Outcome, Progress, decode_log
 from mouso.worker import executor as module
 from mouso.worker.executor import Executor, Meter, Run
@@ -267,6 +268,13 @@ def test_how_much_is_kept_is_up_to_the_app(lines: int, size: int, kept: int | No
         assert [line.message for line in found["lines"]] == [f"{n:04}" for n in range(50 - kept, 50)]
         assert found["left_out"] == 50 - kept
     bench.app.close()
+
+
+@pytest.mark.parametrize("setting", ["log_lines", "log_bytes"])
+@pytest.mark.parametrize("value", [-1, 1 << 40, 1.5, "many", True, None])
+def test_a_setting_out_of_range_is_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}={value!r} is out of range; use a whole number from 0 to "):
+        Bench(**{setting: value})
 
 
 def test_lines_of_several_threads_of_a_job(bench: Bench) -> None:

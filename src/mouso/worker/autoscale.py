@@ -22,6 +22,8 @@ from mouso.worker.pump import Broken, Line
 
 _GROWN = 1.2
 """What another child may come to need, in sizes of the largest that there is."""
+_COST = 20
+"""Asking for the queues takes at most one part in so many of the time: with a million jobs waiting it takes a while."""
 _MIB = 1 << 20
 
 log = logging.getLogger("mouso.worker")
@@ -94,8 +96,8 @@ def _short(view: View, scaling: Scaling) -> str:
 async def autoscale(fleet: Fleet, line: Line, options: WorkerOptions) -> None:
     """Looks again and again, and gives the fleet the size that it should have; runs until it is cancelled."""
     assert options.autoscale is not None
-    scaling, told = options.scaling, ""
-    full = calm = changed = SYSTEM.monotonic()
+    scaling, told = options.scaling, False
+    full = calm = changed = ask_again = SYSTEM.monotonic()
     while not fleet.draining:
         await sleep(scaling.look)
         now = SYSTEM.monotonic()
@@ -107,21 +109,23 @@ async def autoscale(fleet: Fleet, line: Line, options: WorkerOptions) -> None:
             fleet.size, *options.autoscale, fleet.starting,
             full=now - full, calm=now - calm, settled=now - changed,
         )  # fmt: skip
-        if view.full >= scaling.wait and view.size < view.most:
+        if view.full >= scaling.wait and view.size < view.most and now >= ask_again:
             view = view._replace(
                 waited=await _oldest(line, options),
                 pressure=pressure(),
                 largest=max(map(resident, fleet.census().pids), default=0),
                 memory=available(),
             )
+            ask_again = now + (SYSTEM.monotonic() - now) * _COST
         decision = decide(view, scaling)
         if decision.size != view.size and not fleet.draining:
             log.info("autoscale: %d → %d processes: %s", view.size, decision.size, decision.why)
             fleet.resize(decision.size)
             full = calm = changed = SYSTEM.monotonic()
+            told = False
         elif decision.why and not told:
             log.info("autoscale: still %d processes: %s", view.size, decision.why)
-        told = decision.why if decision.size == view.size else ""
+            told = True
 
 
 def _roomy(fleet: Fleet, scaling: Scaling) -> bool:
