@@ -4,7 +4,6 @@ A hostile job notes `evil` first. One that is hostile `once` is sound from its s
 """
 
 import ctypes
-import faulthandler
 import os
 import signal
 import socket
@@ -50,7 +49,7 @@ def returns_twice(ctx: Context) -> int:
 """
 
 RUINOUS = {
-    "signals": ("segfault", "abort", "overflow", "kill"),
+    "signals": ("segfault", "abort", "kill"),
     "exits": ("exit", "half and death", "fork and death"),
     "descriptors": ("close",),
     "messages": ("garbage", "nonsense", "forged state"),
@@ -83,8 +82,6 @@ def do(way: str, ctx: Context) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "abort":
             os.abort()
-        case "overflow":
-            vars(faulthandler)["_stack_overflow"]()
         case "close":
             os.closerange(3, 4096)
         case "garbage":

@@ -24,7 +24,7 @@ from tests.docs.scratch import Scratch, normal
 
 LANGUAGES = {"python", "console", "sh", "toml", "sql", "test"}
 SILENT = {"text", "ini", "yaml", "json"}
-ELSEWHERE = {"pip", "git", "cd", "systemctl", "journalctl", "kill", ".venv/bin/pytest"}
+ELSEWHERE = {"pip", "git", "cd", "systemctl", "journalctl", "kill", ".venv/bin/pytest", ".venv/bin/python"}
 """Programs that a page may name and that no test runs."""
 WITH_CODE = [page for page in pages() if any(block.kind in LANGUAGES for block in blocks(page))]
 

@@ -122,7 +122,7 @@ class Nasty:
     how: str
 
     def __post_init__(self):
-        if "mouso.worker.child" in sys.modules or any("mouso.worker.child" in part for part in sys.orig_argv):
+        if "pytest" not in sys.modules:
             if self.how == "exits":
                 sys.exit(1)
             raise RuntimeError("no such thing")

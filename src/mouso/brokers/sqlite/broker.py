@@ -288,8 +288,9 @@ class SQLiteBroker:
     def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
         from mouso.brokers.sqlite import diagnosis, looking  # for the one program that asks
 
-        findings, readable = diagnosis.examine(self._store.path, self._clock, retention, full=full)
-        view = SQLiteBroker(BrokerURL.parse(self.url), clock=self._clock) if readable else None
+        url = BrokerURL.parse(self.url)
+        findings, readable = diagnosis.examine(os.path.abspath(url.path), self._clock, retention, full=full)
+        view = SQLiteBroker(url, clock=self._clock) if readable else None
         if view is not None:
             view._store = looking.Reader(os.path.realpath(self._store.path), "")
         return Diagnosis(findings, view)
