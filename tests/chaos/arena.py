@@ -112,7 +112,7 @@ class Arena(Bench):
         self.pair: list[Worker] = []
         self.faults: list[Fault] = []
         self.evil_limit = CHILD
-        self.slack = 1.0
+        self.slack = 2.5
         self.jobs: Any = None
         self.load: Load
         self._journal = folder / "journal"
