@@ -12,7 +12,6 @@ It takes root, the programs, and a Python that other users may run; `missing` sa
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -143,9 +142,12 @@ class Container:
         """Waits until the worker says so in its log."""
         wait_until(lambda: self.first and " serves " in self.log, timeout=30, message="the worker serves")
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Sends process 1 a signal; its exit code."""
+    def send(self, number: int) -> None:
+        """Sends process 1 a signal."""
         os.kill(self.first, number)
+
+    def wait(self) -> int:
+        """Waits for the end; the exit code."""
         return self._unshare.wait(60)
 
     def close(self) -> None:
