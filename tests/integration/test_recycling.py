@@ -135,7 +135,7 @@ def test_a_long_job_ends_in_the_old_child(bench: Bench) -> None:
 def test_at_so_much_memory(bench: Bench) -> None:
     jobs = app(bench)
     worker = bench.worker("--max-memory-per-child", "150MB", processes=1, concurrency=1)
-    handles = []
+    handles: list[Any] = []
 
     def grown_twice() -> bool:  # one job at each look: the memory is watched, and a successor takes its time
         handles.append(jobs.leaks.delay(len(handles)))
