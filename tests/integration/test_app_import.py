@@ -72,6 +72,19 @@ def test_one_clear_message_and_exit_code_2(bench: Bench, case: str) -> None:
     wait_until(lambda: not worker.survivors(), timeout=2, message="its children are gone")
 
 
+@pytest.mark.parametrize("case", ["raises", "exits", "no app", "os._exit", "segfault", "kill", "lifespan"])
+def test_a_preloaded_one_says_the_same(bench: Bench, case: str) -> None:
+    source, words = CASES[case]
+    path = bench.write("", "jobs")
+    path.write_text(path.read_text() + source)
+    worker = bench.start("-p", "2", "--preload")
+    assert worker.wait() == 2, worker.log
+    (line,) = [line for line in worker.log.splitlines() if "WAL-reset" not in line]
+    for word in words:
+        assert word in line, line
+    wait_until(lambda: not worker.survivors(), timeout=2, message="its children are gone")
+
+
 def test_an_import_that_hangs_can_be_stopped(bench: Bench) -> None:
     path = bench.write("", "jobs")
     path.write_text(path.read_text() + 'note("importing")\nthreading.Event().wait()\n')

@@ -17,7 +17,7 @@ from mouso.errors import ConfigError
 from mouso.isolation import Limits
 from mouso.worker import WorkerOptions
 from mouso.worker.cgroups import Group
-from mouso.worker.launch import Exit, Spawned, clear, kill_group
+from mouso.worker.launch import Exit, Spawned, clear, describe, kill_group
 from mouso.worker.template import (
     MAX_MESSAGE,
     Born,
@@ -96,9 +96,10 @@ class Forked:
 class Template:
     """A template process and its copies. Make it with ``start``, and await ``ready`` before the first copy."""
 
-    def __init__(self, control: socket.socket, process: Spawned) -> None:
+    def __init__(self, control: socket.socket, process: Spawned, app: str) -> None:
         self._control = control
         self._process = process
+        self._app = app
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._births: deque[tuple[asyncio.Future[Forked], bool, Group | None]] = deque()
@@ -125,18 +126,22 @@ class Template:
             except BaseException:
                 ours.close()
                 raise
-        return cls(ours, process)
+        return cls(ours, process, options.app)
 
     async def ready(self) -> None:
         """Waits until it has imported the app.
 
         Raises:
-            ConfigError: The app cannot be loaded.
+            ConfigError: The app cannot be loaded, or ends its process.
             Uncopyable: It has threads.
-            OSError: The process ended, or was closed.
+            OSError: It was closed, or sent nonsense.
         """
         try:
             await self._ready
+        except EOFError:
+            self.close()  # it may have closed its descriptors only
+            how = describe(await self._process.wait())
+            raise ConfigError(f"the app {self._app} ended its process at import ({how})") from None
         except BaseException:
             self.close()
             raise
@@ -180,7 +185,7 @@ class Template:
         except OSError:
             data = b""
         if not data:
-            self._lost("it ended")
+            self._lost("it ended", EOFError())
             return
         try:
             message = _decode(data)
@@ -212,7 +217,7 @@ class Template:
         else:
             birth.set_result(copy)
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, unready: BaseException | None = None) -> None:
         if not self.alive:
             return
         self.alive = False
@@ -220,7 +225,7 @@ class Template:
         self._control.close()
         gone = OSError(f"the template process is gone: {why}")
         if not self._ready.done():
-            self._ready.set_exception(gone)
+            self._ready.set_exception(unready or gone)
         for birth, _, _ in self._births:
             if not birth.done():
                 birth.set_exception(gone)
