@@ -286,6 +286,8 @@ def test_a_large_file_is_looked_at_for_a_while(path: Path, monkeypatch: pytest.M
     [
         ("DELETE FROM mouso_live WHERE seq = 1", "jobs in no state: 1"),
         ("DELETE FROM mouso_jobs WHERE seq = 1", "states of no job: 1"),
+        ("UPDATE mouso_live SET state = 'bogus' WHERE seq = 1", "jobs in a state that Mouso does not know: 1"),
+        ("UPDATE mouso_live SET state = 'running' WHERE seq = 1", "running jobs of no worker: 1"),
         ("INSERT INTO mouso_tallies VALUES ('q', 'dead', 7)", "wrong counts of finished jobs: 1"),
         (
             "INSERT INTO mouso_history (seq, state, queue, finished_at, claims, attempts, crashes, releases)"

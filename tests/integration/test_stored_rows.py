@@ -2,6 +2,7 @@
 
 import pytest
 
+from mouso.errors import JobFailed
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import ARGUMENTS, SOUND, still_sound
 from tests.support import wait_until
@@ -150,6 +151,76 @@ def releases(ctx: Context) -> None:
     still_sound(jobs)
     record = bench.wait_final([handle])[0]
     assert (record.state, record.reason) == ("dead", "bad_payload")
+
+
+def test_a_count_of_claims_that_cannot_go_up(bench: Bench) -> None:
+    """The claim that fails takes nobody along who is claimed with it."""
+    jobs = bench.app(SOUND + ARGUMENTS)
+    handle = jobs.nothing.delay()
+    bench.sql("UPDATE mouso_live SET claims = ?", 2**63 - 1)
+    worker = bench.worker()
+    still_sound(jobs)
+    record = bench.wait_final([handle])[0]
+    assert (record.state, record.reason, record.claims) == ("dead", "bad_payload", 2**63 - 1)
+    assert bench.history("ran") == []
+    assert f"job {handle.id} cannot be claimed, it is dead: " in worker.log
+
+
+@pytest.mark.parametrize("state", ["bogus", "", "completed", "RUNNING"])
+def test_states_that_nobody_wrote(bench: Bench, state: str) -> None:
+    """Such a job counts as dead: it is listed, whoever waits for it is told, and it can be retried."""
+    jobs = bench.app(SOUND + ARGUMENTS)
+    live, final = jobs.nothing.delay(), jobs.sound.delay(5)
+    forged = "UPDATE {} SET state = ? WHERE seq = (SELECT seq FROM mouso_jobs WHERE id = ?)"
+    bench.sql(forged.format("mouso_live"), state, live.id)
+    bench.worker()
+    assert final.get(timeout=WAIT) == 5
+    bench.sql(forged.format("mouso_history"), "available" if state == "completed" else state, final.id)
+    still_sound(jobs)
+    for handle in (live, final):
+        with pytest.raises(JobFailed, match="is dead .bad_state.: BadState: the store holds the state '"):
+            handle.get(timeout=WAIT)
+        assert (handle.state, handle.record.reason, handle.cancel()) == ("dead", "bad_state", "done")
+    assert {job.id for job in jobs.app.jobs(state="dead")} == {live.id, final.id}
+    assert sum(queue.counts.get("dead", 0) for queue in jobs.app.queues()) >= 1
+    assert [handle.retry() for handle in (live, final)] == ["retried", "retried"]
+    assert [handle.get(timeout=WAIT) for handle in (live, final)] == [None, 5]
+
+
+def test_a_unique_scope_that_nobody_wrote(bench: Bench) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS)
+    handle = jobs.nothing.options(unique="k").delay()
+    bench.sql("UPDATE mouso_jobs SET unique_scope = 'bogus'")
+    assert [job.id for job in jobs.app.jobs()] == [handle.id]
+    bench.worker()
+    assert handle.get(timeout=WAIT) is None
+
+
+def test_a_worker_that_another_program_describes(bench: Bench) -> None:
+    """Workers ask what others can run before they set jobs aside."""
+    jobs = bench.app(SOUND + ARGUMENTS)
+    bench.worker()
+    bench.sql(
+        "INSERT INTO mouso_workers (id, boot, lease_until, beat, info) SELECT 'forged', boot, lease_until + 60000, beat,"
+        " 'no JSON' FROM mouso_workers"
+    )
+    unknown = jobs.nothing.delay()
+    bench.sql("UPDATE mouso_jobs SET task = 'gone' WHERE id = ?", unknown.id)
+    still_sound(jobs)
+    wait_until(lambda: unknown.refresh().record.parked or jobs.app.jobs(parked=True), timeout=WAIT, message="parked")
+    assert "forged" in {info.name for info in jobs.app.workers()}
+
+
+def test_a_queue_that_is_not_utf8(bench: Bench) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS)
+    handle = jobs.nothing.delay()
+    for table in ("mouso_jobs", "mouso_live"):
+        bench.sql(f"UPDATE {table} SET queue = CAST(x'71ff' AS TEXT) WHERE seq > 0")
+    bench.worker()
+    still_sound(jobs)
+    assert (handle.state, handle.record.queue) == ("available", "q\N{REPLACEMENT CHARACTER}")
+    assert "q\N{REPLACEMENT CHARACTER}" in {queue.name for queue in jobs.app.queues()}
+    assert handle.cancel() == "cancelled"
 
 
 def test_numbers_that_cannot_be_in_other_columns(bench: Bench) -> None:

@@ -100,7 +100,7 @@ class SQLiteBroker:
             )
         self._store.open()
         factories = connection.row_factory, connection.text_factory
-        connection.row_factory, connection.text_factory = None, str
+        connection.row_factory, connection.text_factory = None, rows.lenient
         try:
             if not self._store.is_same_file(connection):
                 raise CapabilityError(f"the connection belongs to another database than {self.url}")
@@ -269,19 +269,19 @@ class SQLiteBroker:
         steady = self._clock.steady()
         with self._store.read() as tx:
             found = tx.execute(
-                "SELECT w.info, w.beat, w.lease_until,"
+                "SELECT w.id, w.info, w.beat, w.lease_until,"
                 " (SELECT count(*) FROM mouso_live WHERE state = 'running' AND worker = w.n)"
                 " FROM mouso_workers w WHERE reaped_at IS NULL AND boot = ? ORDER BY n",
                 (self._boot,),
             ).fetchall()
         infos = [
             msgspec.structs.replace(
-                msgspec.json.decode(info, type=WorkerInfo),
+                rows.read_worker(id, info),
                 beat=beat,
                 lease_left=max(until - steady, 0),
                 running=running,
             )
-            for info, beat, until, running in found
+            for id, info, beat, until, running in found
         ]
         return sorted(infos, key=lambda info: info.started_at)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 from mouso.brokers.base import Finding, Level, Retention
-from mouso.brokers.sqlite import faults, schema, store
+from mouso.brokers.sqlite import faults, rows, schema, store
 from mouso.brokers.sqlite.looking import READERS, WHOLE, WRITER, connect, holders, process
 from mouso.brokers.sqlite.place import examine_place, size
 from mouso.clock import SYSTEM, Clock
@@ -220,6 +220,11 @@ _CONSISTENT: dict[str, str] = {
     "jobs that are live and final at once": "SELECT 1 FROM mouso_live JOIN mouso_history USING (seq)",
     "states of no job": "SELECT 1 FROM (SELECT seq FROM mouso_live UNION ALL SELECT seq FROM mouso_history)"
     " WHERE seq NOT IN (SELECT seq FROM mouso_jobs)",
+    "jobs in a state that Mouso does not know": "SELECT 1 FROM mouso_live"
+    f" WHERE state NOT IN ({rows.KNOWN_LIVE})"
+    f" UNION ALL SELECT 1 FROM mouso_history WHERE state NOT IN ({rows.KNOWN_FINAL})",
+    "running jobs of no worker": "SELECT 1 FROM mouso_live WHERE state = 'running'"
+    " AND (worker IS NULL OR worker NOT IN (SELECT n FROM mouso_workers))",
     "wrong counts of finished jobs": "SELECT 1 FROM (SELECT queue, state, n FROM mouso_tallies"
     " UNION ALL SELECT queue, state, -count(*) FROM mouso_history GROUP BY queue, state)"
     " GROUP BY queue, state HAVING sum(n) <> 0",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mouso.brokers.sqlite import faults, store
+from mouso.brokers.sqlite.rows import lenient
 from mouso.errors import ConfigError
 
 WRITER, READERS, WHOLE = (120, 120), (123, 127), (0, 1 << 63)
@@ -69,7 +70,9 @@ def connect(path: str, timeout: float = _BUSY) -> sqlite3.Connection:
 
 def _open(path: str, how: str, timeout: float) -> sqlite3.Connection:
     place = f"{Path(path).as_uri()}?{how}"
-    return sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=timeout)
+    connection = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=timeout)
+    connection.text_factory = lenient
+    return connection
 
 
 def unused(path: str) -> bool:

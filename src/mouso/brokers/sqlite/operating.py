@@ -19,6 +19,16 @@ SELECT o.queue, min(j.enqueued_at) FROM (
 ) o JOIN mouso_jobs j USING (seq) GROUP BY 1
 """
 
+_STRAY = [
+    ("mouso_live", f"<> 'available' AND t.state NOT IN ({rows.KNOWN_LIVE})"),
+    ("mouso_history", f"<> 'completed' AND t.state NOT IN ({rows.KNOWN_FINAL})"),
+]
+"""Where jobs are that ``rows.state_of`` takes for dead."""
+_MAKE_AVAILABLE = """
+UPDATE mouso_live SET state = 'available', due = NULL, worker = NULL
+WHERE seq = ? AND state NOT IN ('pending', 'available', 'parked', 'running')
+"""
+
 
 def cancel(tx: sqlite3.Connection, ids: Sequence[str], now: int) -> list[CancelResult]:
     """Cancels waiting jobs, asks running ones to stop."""
@@ -32,22 +42,22 @@ def _cancel_one(tx: sqlite3.Connection, id_: str, now: int, tallies: rows.Tallie
     seq, state = _locate(tx, id_)
     if seq is None:
         return CancelResult.UNKNOWN
-    if state in FINAL:
+    if state.final:
         return CancelResult.DONE
-    if state == JobState.RUNNING:
+    if state is JobState.RUNNING:
         tx.execute("UPDATE mouso_live SET cancel = 1 WHERE seq = ?", (seq,))
         return CancelResult.REQUESTED
     rows.finish(tx, seq, JobState.CANCELLED, now, tallies, reason="cancelled")
     return CancelResult.CANCELLED
 
 
-def _locate(tx: sqlite3.Connection, id_: str) -> tuple[int | None, str]:
+def _locate(tx: sqlite3.Connection, id_: str) -> tuple[int | None, JobState]:
     row = tx.execute(
-        "SELECT j.seq, coalesce(l.state, h.state) FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq)"
+        "SELECT j.seq, l.state, h.state FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq)"
         " LEFT JOIN mouso_history h USING (seq) WHERE j.id = ? AND j.id <> ''",
         (id_,),
     ).fetchone()
-    return row or (None, "")
+    return (row[0], rows.state_of(row[1], row[2])) if row else (None, JobState.DEAD)
 
 
 def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None, now: int) -> list[RetryResult]:
@@ -64,29 +74,27 @@ def retry(tx: sqlite3.Connection, ids: Sequence[str], payload: bytes | None, now
     return results
 
 
-def _retry_one(tx: sqlite3.Connection, seq: int, state: str, now: int, tallies: rows.Tallies) -> RetryResult:
-    if state in (JobState.SCHEDULED, JobState.RETRYABLE):
-        tx.execute("UPDATE mouso_live SET state = 'available', due = NULL WHERE seq = ?", (seq,))
+def _retry_one(tx: sqlite3.Connection, seq: int, state: JobState, now: int, tallies: rows.Tallies) -> RetryResult:
+    if tx.execute(_MAKE_AVAILABLE, (seq,)).rowcount:
         return RetryResult.RETRIED
-    if state == JobState.COMPLETED:
+    if state is JobState.COMPLETED:
         return RetryResult.DONE
-    if state not in FINAL:
+    if not state.final:
         return RetryResult.LIVE
-    id_, key, scope, queue = tx.execute(
-        "SELECT id, unique_key, unique_scope, queue FROM mouso_jobs WHERE seq = ?", (seq,)
-    ).fetchone()
-    if key and holder(tx, key, now) not in (None, id_):
+    id_, key, scope = tx.execute("SELECT id, unique_key, unique_scope FROM mouso_jobs WHERE seq = ?", (seq,)).fetchone()
+    if key is not None and holder(tx, key, now) not in (None, id_):
         return RetryResult.CONFLICT
     if scope == UniqueScope.PERIOD:
         key = None
     tx.execute(
         "INSERT INTO mouso_live (seq, state, queue, priority, claims, releases, unique_key, unique_queued, progress)"
-        " SELECT seq, 'available', j.queue, j.priority, h.claims, h.releases, ?, ?, h.progress"
-        " FROM mouso_jobs j JOIN mouso_history h USING (seq) WHERE seq = ?",
+        " SELECT seq, 'available', j.queue, j.priority, coalesce(h.claims, 0), coalesce(h.releases, 0), ?, ?,"
+        " h.progress"
+        " FROM mouso_jobs j LEFT JOIN mouso_history h USING (seq) WHERE seq = ?",
         (key, int(scope == UniqueScope.QUEUED), seq),
     )
-    tx.execute("DELETE FROM mouso_history WHERE seq = ?", (seq,))
-    tallies[queue, state] -= 1
+    for counted in tx.execute("DELETE FROM mouso_history WHERE seq = ? RETURNING queue, state", (seq,)).fetchall():
+        tallies[counted] -= 1
     return RetryResult.RETRIED
 
 
@@ -98,12 +106,11 @@ def delete(tx: sqlite3.Connection, ids: Sequence[str]) -> list[DeleteResult]:
         seq, state = _locate(tx, id_)
         if seq is None:
             results.append(DeleteResult.UNKNOWN)
-        elif state == JobState.RUNNING:
+        elif state is JobState.RUNNING:
             results.append(DeleteResult.RUNNING)
         else:
-            if state in FINAL:
-                (queue,) = tx.execute("SELECT queue FROM mouso_history WHERE seq = ?", (seq,)).fetchone()
-                tallies[queue, state] -= 1
+            for counted in tx.execute("SELECT queue, state FROM mouso_history WHERE seq = ?", (seq,)).fetchall():
+                tallies[counted] -= 1
             rows.forget(tx, [seq], free_keys=True)
             results.append(DeleteResult.DELETED)
     rows.store_tallies(tx, tallies)
@@ -148,23 +155,26 @@ def find(tx: sqlite3.Connection, where: JobFilter) -> list[int]:
     if where.parked is not None:
         live &= {rows.PARKED} if where.parked else live - {rows.PARKED}
     history = {s.value for s in states & FINAL} if not where.parked else set()
+    walks = [("mouso_live", f"= '{state}'") for state in sorted(live)]  # one each, which can use the index of its state
+    walks += [("mouso_history", f"= '{state}'") for state in sorted(history)]
+    if JobState.DEAD in history:
+        walks += _STRAY
     found: list[int] = []
-    for table, wanted in (("mouso_live", sorted(live)), ("mouso_history", sorted(history))):
-        for state in wanted:  # one walk each, so that each can use the index of its state
-            sql = f"SELECT t.seq FROM {table} t"
-            values: list[object] = [state]
-            if where.task is not None:
-                sql += " JOIN mouso_jobs j USING (seq)"
-            sql += " WHERE t.state = ?"
-            for clause, value in (
-                (" AND t.seq < ?", after),
-                (" AND t.queue = ?", where.queue),
-                (" AND j.task = ?", where.task),
-            ):
-                if value is not None:
-                    sql += clause
-                    values.append(value)
-            found += [seq for (seq,) in tx.execute(sql + " ORDER BY t.seq DESC LIMIT ?", (*values, where.limit))]
+    for table, state in walks:
+        sql = f"SELECT t.seq FROM {table} t"
+        values: list[object] = []
+        if where.task is not None:
+            sql += " JOIN mouso_jobs j USING (seq)"
+        sql += f" WHERE t.state {state}"
+        for clause, value in (
+            (" AND t.seq < ?", after),
+            (" AND t.queue = ?", where.queue),
+            (" AND j.task = ?", where.task),
+        ):
+            if value is not None:
+                sql += clause
+                values.append(value)
+        found += [seq for (seq,) in tx.execute(sql + " ORDER BY t.seq DESC LIMIT ?", (*values, where.limit))]
     return sorted(found, reverse=True)[: where.limit]
 
 
@@ -176,9 +186,9 @@ def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
         counts[name] = Counter()
         pauses[name] = (bool(paused) and (until is None or until > now), until)
     for queue, state, n in tx.execute("SELECT queue, state, count(*) FROM mouso_live GROUP BY queue, state"):
-        counts.setdefault(queue, Counter())[JobState.AVAILABLE if state == rows.PARKED else JobState(state)] += n
+        counts.setdefault(queue, Counter())[rows.state_of(state, None)] += n
     for queue, state, n in tx.execute("SELECT queue, state, n FROM mouso_tallies WHERE n > 0"):
-        counts.setdefault(queue, Counter())[JobState(state)] += n
+        counts.setdefault(queue, Counter())[rows.state_of(None, state)] += n
     oldest = {queue: max(now - at, 0) for queue, at in tx.execute(_OLDEST)}
     infos = []
     for name in sorted(counts):
@@ -200,13 +210,12 @@ def snapshot(tx: sqlite3.Connection, ids: Sequence[str]) -> dict[str, JobUpdate]
     found = {}
     for start in range(0, len(ids), rows.MOST_IDS):
         chunk = ids[start : start + rows.MOST_IDS]
-        for id_, state, attempts, progress in tx.execute(
-            "SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts),"
-            " coalesce(l.progress, h.progress)"
+        for id_, live, history, attempts, progress in rows.fetch(
+            tx,
+            "SELECT j.id, l.state, h.state, coalesce(l.attempts, h.attempts, 0), coalesce(l.progress, h.progress)"
             " FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)"
             f" WHERE j.id IN ({rows.marks(chunk)}) AND j.id <> ''",
             chunk,
         ):
-            known = JobState.AVAILABLE if state == rows.PARKED else JobState(state)
-            found[id_] = JobUpdate(id_, known, attempts, rows.decode_progress(progress))
+            found[id_] = JobUpdate(id_, rows.state_of(live, history), attempts, rows.decode_progress(progress))
     return found

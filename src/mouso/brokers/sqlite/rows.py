@@ -10,9 +10,12 @@ from typing import Any
 
 import msgspec
 
-from mouso.errors import ErrorInfo
+from mouso.brokers.base import WorkerInfo
+from mouso.errors import ErrorInfo, shown
 from mouso.job import (
+    FINAL,
     KEPT_RUNS,
+    LIVE,
     Job,
     JobState,
     Outcome,
@@ -30,34 +33,47 @@ Tallies = Counter[tuple[str, str]]
 
 PARKED = "parked"
 MOST_IDS = 500
+BAD_STATE = "bad_state"
+KNOWN_LIVE = ", ".join(f"'{state}'" for state in sorted({*LIVE, PARKED}))
+KNOWN_FINAL = ", ".join(f"'{state}'" for state in sorted(FINAL))
+"""The states that Mouso writes into either table, as SQL."""
+MOST = 2**63 - 1
+"""The highest number of a column; one more is a REAL, which the column refuses."""
 
+_UNREADABLE = (msgspec.MsgspecError, RecursionError)
+_SCOPES = {scope.value: scope for scope in UniqueScope}
 _ERROR = msgspec.json.Decoder(ErrorInfo)
+_WORKER = msgspec.json.Decoder(WorkerInfo)
 _PROGRESS = msgspec.json.Decoder(Progress)
 _STACK = msgspec.json.Decoder(Stack)
 
 _JOB = """
 SELECT j.seq, j.id, j.task, j.payload, j.codec, j.queue, j.priority, l.due, coalesce(l.expires_at, h.expires_at),
-       j.unique_key, j.unique_scope, j.unique_period, j.options, coalesce(l.state, h.state),
+       j.unique_key, j.unique_scope, j.unique_period, j.options, l.state,
        coalesce(l.attempts, h.attempts), coalesce(l.crashes, h.crashes), coalesce(l.releases, h.releases),
        coalesce(l.claims, h.claims), j.enqueued_at, h.finished_at, h.run_seconds,
        coalesce(h.worker, (SELECT id FROM mouso_workers WHERE n = l.worker)), l.cancel,
-       coalesce(l.progress, h.progress), h.result, h.reason, h.started_at, h.cpu_seconds, h.peak_memory, h.pid
+       coalesce(l.progress, h.progress), h.result, h.reason, h.started_at, h.cpu_seconds, h.peak_memory, h.pid, h.state
 FROM mouso_jobs j LEFT JOIN mouso_live l USING (seq) LEFT JOIN mouso_history h USING (seq)
 """
 
 
 def fetch(tx: sqlite3.Connection, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-    """All rows of a query; text that is no UTF-8, which only another program can have written, is replaced."""
+    """All rows of a query; for many rows of text, which this decodes faster than ``lenient`` does."""
+    tx.text_factory = str
     try:
         return tx.execute(sql, values).fetchall()
     except sqlite3.OperationalError as error:
         if "decode" not in str(error):
             raise
-    tx.text_factory = lambda raw: raw.decode("utf-8", "replace")
-    try:
-        return tx.execute(sql, values).fetchall()
     finally:
-        tx.text_factory = str
+        tx.text_factory = lenient
+    return tx.execute(sql, values).fetchall()
+
+
+def lenient(raw: bytes) -> str:
+    """The text of a column; what is no UTF-8, which only another program can have written, is replaced."""
+    return raw.decode("utf-8", "replace")
 
 
 def marks(values: Sequence[object]) -> str:
@@ -78,8 +94,23 @@ def read_jobs(tx: sqlite3.Connection, seqs: Sequence[int], *, errors: bool) -> d
     return {row[0]: _job(row, tuple(failures.get(row[0], ()))) for row in rows}
 
 
+def state_of(live: str | None, history: str | None) -> JobState:
+    """The state of a job, of its row of either table.
+
+    It is dead if it is in no state that Mouso writes there: so it can be seen, retried and deleted.
+    """
+    if live == PARKED:
+        return JobState.AVAILABLE
+    state, possible = (history, FINAL) if live is None else (live, LIVE)
+    return JobState(state) if state in possible else JobState.DEAD
+
+
 def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
-    parked = row[13] == PARKED
+    live, history = row[13], row[30]
+    state, reason = state_of(live, history), row[25] or ""
+    if state is JobState.DEAD and history != state:
+        reason = BAD_STATE
+        errors = (*errors, _bad_state(live if live is not None else history))
     return Job(
         id=row[1],
         task=row[2],
@@ -90,14 +121,14 @@ def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
         due=row[7],
         expires_at=row[8],
         unique=row[9],
-        unique_scope=UniqueScope(row[10]) if row[10] else UniqueScope.LIVE,
+        unique_scope=_SCOPES.get(row[10], UniqueScope.LIVE),
         unique_period=row[11],
         options=row[12],
-        state=JobState.AVAILABLE if parked else JobState(row[13]),
-        attempts=row[14],
-        crashes=row[15],
-        releases=row[16],
-        claims=row[17],
+        state=state,
+        attempts=row[14] or 0,
+        crashes=row[15] or 0,
+        releases=row[16] or 0,
+        claims=row[17] or 0,
         enqueued_at=row[18],
         finished_at=row[19],
         run_seconds=row[20],
@@ -106,12 +137,21 @@ def _job(row: tuple[Any, ...], errors: tuple[ErrorInfo, ...]) -> Job:
         peak_memory=row[28],
         pid=row[29],
         worker=row[21],
-        parked=parked,
+        parked=live == PARKED,
         cancel_requested=bool(row[22]),
         progress=decode_progress(row[23]),
         result=row[24],
-        reason=row[25] or "",
+        reason=reason,
         errors=errors,
+    )
+
+
+def _bad_state(found: str | None) -> ErrorInfo:
+    what = "has no state for this job" if found is None else f"holds the state {shown(found)}, which is none here"
+    return ErrorInfo(
+        type="BadState",
+        reason=BAD_STATE,
+        message=f"the store {what}; another program wrote it, retry or delete the job",
     )
 
 
@@ -119,15 +159,23 @@ def decode_progress(text: str | None) -> Progress | None:
     """Reads the stored form of a progress."""
     try:
         return None if text is None else _PROGRESS.decode(text)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return None
+
+
+def read_worker(id: str, text: str) -> WorkerInfo:
+    """What a worker says of itself; its id alone if another program broke that."""
+    try:
+        return _WORKER.decode(text)
+    except _UNREADABLE:
+        return WorkerInfo(id=id, name=id, host="", pid=0)
 
 
 def _error(text: str) -> ErrorInfo:
     """A stored failure; one that another program wrote or broke does not keep its job from being read."""
     try:
         return _ERROR.decode(text)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return ErrorInfo(type="Unreadable", message="the stored error cannot be read; another program wrote it")
 
 
@@ -193,8 +241,8 @@ def give_back(tx: sqlite3.Connection, number: int, limit: int, now: int, tallies
 def give_back_one(tx: sqlite3.Connection, seq: int, now: int, tallies: Tallies) -> None:
     """Releases a running claim, or cancels it if that was asked for."""
     (cancel,) = tx.execute(
-        "UPDATE mouso_live SET state = 'available', worker = NULL, releases = releases + 1 WHERE seq = ?"
-        " RETURNING cancel",
+        f"UPDATE mouso_live SET state = 'available', worker = NULL, releases = min(releases, {MOST - 1}) + 1"
+        " WHERE seq = ? RETURNING cancel",
         (seq,),
     ).fetchone()
     if cancel:
@@ -202,7 +250,7 @@ def give_back_one(tx: sqlite3.Connection, seq: int, now: int, tallies: Tallies) 
 
 
 _NOTE = """
-INSERT INTO mouso_runs (seq, claims, attempt, worker, {column}) SELECT seq, claims, attempts + 1, ?, ?
+INSERT INTO mouso_runs (seq, claims, attempt, worker, {column}) SELECT seq, claims, min(attempts, {most}) + 1, ?, ?
 FROM mouso_live WHERE seq = ? AND claims = ?
 ON CONFLICT DO UPDATE SET worker = excluded.worker, {column} = excluded.{column}
 """
@@ -213,7 +261,7 @@ _TRIM = f"DELETE FROM mouso_runs WHERE seq = ? AND claims <= ? - {KEPT_RUNS}"
 def note_run(tx: sqlite3.Connection, key: int | str, token: int, worker: str, **facts: str) -> None:
     """Adds to what is known of the run of a live job: its ``run``, ``log`` or ``stack``, as stored."""
     for column, value in facts.items():
-        tx.execute(_NOTE.format(column=column), (worker, value, key, token))
+        tx.execute(_NOTE.format(column=column, most=MOST - 1), (worker, value, key, token))
     tx.execute(_TRIM, (key, token))
 
 
@@ -260,14 +308,14 @@ def _run(row: tuple[Any, ...], job: Job) -> RunInfo:
     """A run; what cannot be read of it, because another program wrote it, is left out."""
     token, attempt, worker, run, log, stack = row
     facts: dict[str, Any] = {}
-    with suppress(msgspec.MsgspecError):
+    with suppress(*_UNREADABLE):
         facts |= decode_log(log)
-    with suppress(msgspec.MsgspecError):
+    with suppress(*_UNREADABLE):
         facts["stack"] = None if stack is None else _STACK.decode(stack)
     if token == job.claims and job.state is JobState.COMPLETED:
         return _completed(job, **facts)
     if run is not None:
-        with suppress(msgspec.MsgspecError):
+        with suppress(*_UNREADABLE):
             facts |= msgspec.structs.asdict(_ENDED.decode(run))
     elif token != job.claims or job.state is not JobState.RUNNING:
         facts["end"] = "lost"
@@ -291,6 +339,7 @@ _ENDED = msgspec.json.Decoder(_Ended)
 def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:
     """Adds the changes to the stored counts."""
     tx.executemany(
-        "INSERT INTO mouso_tallies VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n",
+        "INSERT INTO mouso_tallies VALUES (?, ?, ?)"
+        f" ON CONFLICT DO UPDATE SET n = min(max(n, -{MOST // 2}), {MOST // 2}) + excluded.n",
         [(queue, state, n) for (queue, state), n in tallies.items()],
     )

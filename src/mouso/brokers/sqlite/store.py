@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mouso.brokers.sqlite import faults, schema
+from mouso.brokers.sqlite.rows import lenient
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
 
@@ -251,6 +252,7 @@ class Store:
                 _PAGE_SIZE,
             ):
                 connection.execute(f"PRAGMA {pragma}")
+            connection.text_factory = lenient
         except sqlite3.Error as error:
             connection.close()
             raise self.translate(error) from error

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -51,8 +52,8 @@ WITH RECURSIVE q (name) AS (
 )
 SELECT name FROM q WHERE name IS NOT NULL
 """
-_ASK = """
-INSERT INTO mouso_runs (seq, claims, attempt, asked) SELECT seq, claims, attempts + 1, 1
+_ASK = f"""
+INSERT INTO mouso_runs (seq, claims, attempt, asked) SELECT seq, claims, min(attempts, {rows.MOST - 1}) + 1, 1
 FROM mouso_jobs JOIN mouso_live USING (seq) WHERE id = ? AND state = 'running'
 ON CONFLICT DO UPDATE SET asked = 1, stack = NULL
 """
@@ -225,7 +226,7 @@ class Claimer:
             values = (now, queue, now, *elsewhere, limit - taken)
             found = rows.fetch(tx, sql + " ORDER BY l.priority DESC, l.seq LIMIT ?", values)
             known = found if want.tasks is None else [row for row in found if row[3] in want.tasks]
-            tx.execute(_CLAIM, (number, rows.encode_text([row[0] for row in known])))
+            known = _take(tx, number, known, now)
             queued = [(row[0],) for row in known if row[14]]
             if queued:
                 tx.executemany("UPDATE mouso_live SET unique_key = NULL WHERE seq = ?", queued)
@@ -242,13 +243,35 @@ class Claimer:
     ) -> set[str]:
         """Parks jobs (task, seq) that no other live worker knows; returns the tasks that one does know."""
         others: set[str] = set()
-        for (info,) in tx.execute("SELECT info FROM mouso_workers WHERE n <> ? AND reaped_at IS NULL", (number,)):
-            others.update(msgspec.json.decode(info, type=WorkerInfo).tasks)
+        for worker in tx.execute("SELECT id, info FROM mouso_workers WHERE n <> ? AND reaped_at IS NULL", (number,)):
+            others.update(rows.read_worker(*worker).tasks)
         parked = [(task, seq) for task, seq in unknown if task not in others]
         tx.executemany("INSERT OR IGNORE INTO mouso_parked VALUES (?, ?)", parked)
         tx.executemany("UPDATE mouso_live SET state = 'parked' WHERE seq = ?", [(seq,) for _, seq in parked])
         into.parked = sorted({*into.parked, *(task for task, _ in parked)})
         return {task for task, _ in unknown} & others
+
+
+def _take(tx: sqlite3.Connection, number: int, found: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
+    """Claims jobs, and returns those that the store lets be claimed."""
+    try:
+        tx.execute(_CLAIM, (number, rows.encode_text([row[0] for row in found])))
+    except _REFUSED:
+        return [row for row in found if _take_alone(tx, number, row, now)]
+    return found
+
+
+def _take_alone(tx: sqlite3.Connection, number: int, row: tuple[Any, ...], now: int) -> bool:
+    """Claims one job, or makes it dead if that cannot be stored: its count of claims may be at the limit."""
+    try:
+        tx.execute(_CLAIM, (number, rows.encode_text([row[0]])))
+    except _REFUSED as error:
+        log.error("job %s cannot be claimed, it is dead: %s", row[2], error)
+        tallies: rows.Tallies = Counter()
+        rows.finish(tx, row[0], JobState.DEAD, now, tallies, reason="bad_payload")
+        rows.store_tallies(tx, tallies)
+        return False
+    return True
 
 
 def worker_number(tx: sqlite3.Connection, worker: str, boot: str, now: int, steady: int) -> int:
