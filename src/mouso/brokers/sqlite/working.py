@@ -180,7 +180,7 @@ class Claimer:
     def _shares(self, tx: sqlite3.Connection, want: Want) -> Sequence[tuple[str, int]]:
         if want.shares is not None:
             return want.shares
-        names = [name for (name,) in tx.execute(_QUEUES_WITH_JOBS)]
+        names = [name for (name,) in rows.fetch(tx, _QUEUES_WITH_JOBS, ())]
         later = [name for name in names if name > self._turn]
         names = later + names[: len(names) - len(later)]
         if not names:
@@ -226,7 +226,10 @@ class Claimer:
             values = (now, queue, now, *elsewhere, limit - taken)
             found = rows.fetch(tx, sql + " ORDER BY l.priority DESC, l.seq LIMIT ?", values)
             known = found if want.tasks is None else [row for row in found if row[3] in want.tasks]
-            known = _take(tx, number, known, now)
+            try:
+                tx.execute(_CLAIM, (number, rows.encode_text([row[0] for row in known])))
+            except _REFUSED:
+                known = [row for row in known if _claim_alone(tx, number, row, now)]
             queued = [(row[0],) for row in known if row[14]]
             if queued:
                 tx.executemany("UPDATE mouso_live SET unique_key = NULL WHERE seq = ?", queued)
@@ -252,16 +255,7 @@ class Claimer:
         return {task for task, _ in unknown} & others
 
 
-def _take(tx: sqlite3.Connection, number: int, found: list[tuple[Any, ...]], now: int) -> list[tuple[Any, ...]]:
-    """Claims jobs, and returns those that the store lets be claimed."""
-    try:
-        tx.execute(_CLAIM, (number, rows.encode_text([row[0] for row in found])))
-    except _REFUSED:
-        return [row for row in found if _take_alone(tx, number, row, now)]
-    return found
-
-
-def _take_alone(tx: sqlite3.Connection, number: int, row: tuple[Any, ...], now: int) -> bool:
+def _claim_alone(tx: sqlite3.Connection, number: int, row: tuple[Any, ...], now: int) -> bool:
     """Claims one job, or makes it dead if that cannot be stored: its count of claims may be at the limit."""
     try:
         tx.execute(_CLAIM, (number, rows.encode_text([row[0]])))
