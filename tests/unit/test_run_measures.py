@@ -13,8 +13,9 @@ from mouso import Context, Mouso, Snooze
 from mouso.clock import SYSTEM
 from mouso.errors import ConfigError
 from mouso.job import JobState, Lease, LogLine, Outcome, Progress, decode_log
-from mouso.worker import executor as module
-from mouso.worker.executor import Executor, Meter, Run
+from mouso.worker import meter as module
+from mouso.worker.executor import Executor, Run
+from mouso.worker.meter import Meter
 
 WORK = 0.03
 
@@ -78,7 +79,7 @@ def test_sleep_is_none(bench: Bench) -> None:
 
 
 def test_a_short_run_counts_as_cpu_for_its_length(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FINE", 10.0)
+    monkeypatch.setattr("mouso.worker.executor.FINE", 10.0)
 
     def sleep() -> None:
         time.sleep(WORK)

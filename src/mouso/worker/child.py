@@ -42,7 +42,7 @@ from mouso.retry import Backoff
 from mouso.worker import frames
 from mouso.worker.arenas import share_arenas
 from mouso.worker.board import Board
-from mouso.worker.executor import measure_process
+from mouso.worker.meter import measure_process
 from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
 from mouso.worker.stacks import write_on_signal

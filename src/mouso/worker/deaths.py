@@ -27,6 +27,7 @@ from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import oom_kills, resident
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
+from mouso.worker.usual import RunTimes
 
 STUBBORN = 5.0
 """Seconds that a job has to end after it was asked to stop; then its process is killed."""
@@ -34,8 +35,10 @@ STUBBORN_ALONE = 1.0
 """Likewise for one that has its process for itself, so that nobody suffers from the kill."""
 
 _MIB = 1 << 20
-_LONG = 600 * 10**9
-"""Nanoseconds after which a job without a timeout is worth a line in the log."""
+_LONG = 600.0
+"""Seconds after which a job without a timeout is worth a line in the log."""
+_UNUSUAL, _LEAST_UNUSUAL = 10, 10.0
+"""So many times as long as 99 of 100 runs of its task is worth one, too, from so many seconds on."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -46,10 +49,12 @@ class Coroner:
     Attributes:
         tasks: What the app registered.
         suspects: Jobs to run alone.
+        usual: How long runs take.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[str, TaskInfo] = {}
+        self.usual = RunTimes()
         self.suspects: deque[Lease] = deque()
         self._oom_kills = oom_kills()
 
@@ -126,12 +131,8 @@ class Coroner:
             note = notes.get(number(lease.key))
             if note is None:
                 continue
-            if not note.deadline and now_ns - note.started > _LONG and lease.key not in child.long:
-                child.long.add(lease.key)
-                log.warning(
-                    "job %s (%s) has run for %d minutes and has no timeout; if that is not meant, give its task one",
-                    lease.id, lease.task, _LONG // 60e9,
-                )  # fmt: skip
+            if not note.deadline and lease.key not in child.long:
+                self._tell_long(child, lease, (now_ns - note.started) / 1e9)
             asked = child.stops.get(lease.key)
             if asked is not None and now - asked[0] > patience:
                 verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
@@ -141,6 +142,22 @@ class Coroner:
                     lease, "TimeoutError", f"the attempt took longer than its timeout of {timeout:g} s", "timeout"
                 )
         return verdicts
+
+    def _tell_long(self, child: ChildProcess, lease: Lease, ran: float) -> None:
+        """Says, once, that a job without a timeout has run for long."""
+        if ran < _LEAST_UNUSUAL:
+            return
+        if ran > _LONG:
+            how = f"{_LONG / 60:.0f} minutes"
+        elif (p99 := self.usual.p99(lease.task)) is not None and ran > _UNUSUAL * p99:
+            how = f"{ran:.0f} s, and 99 of 100 runs of its task take less than {p99:.3g} s"
+        else:
+            return
+        child.long.add(lease.key)
+        log.warning(
+            "job %s (%s) has run for %s; it has no timeout: if that is not meant, give its task one",
+            lease.id, lease.task, how,
+        )  # fmt: skip
 
     def overdrawn(self, child: ChildProcess) -> dict[int | str, Outcome]:
         """Verdicts on a job that has more memory than it may: its child must be killed."""

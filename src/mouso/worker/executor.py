@@ -3,11 +3,6 @@
 Steps: the signature is checked, if the app has keys → the task is looked up by name → the arguments are decoded into
 its types → the context is made → middleware and function run → the value is encoded, or the exception is judged by the
 job's retry policy.
-
-What a run takes is measured as closely as it costs next to nothing: to look at a thread's CPU clock takes 0.6 µs, at
-the memory of the process 8 µs, and a no-op run 3 µs. So the clock is read after a run, or a step of a coroutine, that
-took a millisecond or more, and before it only if the last reading is as old; of what was shorter its length is taken
-for its CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +12,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +20,7 @@ import msgspec
 from mouso.app import Mouso
 from mouso.clock import MAX_SECONDS, SYSTEM, seconds
 from mouso.context import CURRENT, Context, Log, StopRequested
-from mouso.errors import BadPayload, BadSignature, Cancel, Discard, ErrorInfo, JobControl, ResultError, Retry, Snooze
+from mouso.errors import BadPayload, BadSignature, JobControl, ResultError, Retry
 from mouso.job import Charge, JobState, Lease, LogLine, Outcome, Progress
 from mouso.middleware import Middleware, compose
 from mouso.observe.logs import about
@@ -34,46 +28,13 @@ from mouso.options import RunSettings
 from mouso.retry import Backoff, Decision, class_name
 from mouso.signing import NotDue, is_enveloped
 from mouso.task import Task
-from mouso.worker.outcomes import failure, outcome_of, release
+from mouso.worker.meter import FINE, NO_METER, Meter
+from mouso.worker.outcomes import controlled, describe, failure, outcome_of, release
 
-_MESSAGE = 4 << 10
-_TRACEBACK = 16 << 10
 _MANY = 1 << 53
-_FINE = 0.001
 _STALE = 0.005
 
 log = logging.getLogger("mouso.job")
-
-
-class Meter:
-    """How much CPU a thread has used, as it was last read.
-
-    Attributes:
-        cpu: Seconds.
-        at: When it was read, on the monotonic clock.
-        clock: What is read.
-    """
-
-    __slots__ = ("at", "cpu")
-    clock = staticmethod(time.thread_time)
-
-    def __init__(self) -> None:
-        self.at = -1.0
-        self.cpu = 0.0
-
-    def spent(self, most: float) -> float:
-        """Seconds since the last reading, which is replaced by this one."""
-        before = self.cpu
-        self.at, self.cpu = SYSTEM.monotonic(), self.clock()
-        return self.cpu - before if self.clock is time.process_time else min(self.cpu - before, most)
-
-
-_NO_METER = Meter()
-
-
-def measure_process() -> None:
-    """In a process that runs one job alone, all its CPU is the job's."""
-    Meter.clock = staticmethod(time.process_time)
 
 
 class Run:
@@ -115,7 +76,7 @@ class Run:
         self.started = 0.0
         self.context: Context
         self.stop: Callable[[], object] | None = None
-        self.meter = _NO_METER
+        self.meter = NO_METER
         self.cpu: float | None = None
         self.began: float
         self.steps: Coroutine[Any, None, Any]
@@ -130,11 +91,11 @@ class Run:
         """One step of the coroutine; measuring it costs 0.3 µs."""
         self.began = began = SYSTEM.monotonic()
         meter = self.meter
-        if began - meter.at > _FINE:
+        if began - meter.at > FINE:
             meter.at, meter.cpu = began, meter.clock()
         future = self.steps.send(None)
         took = SYSTEM.monotonic() - began
-        self.cpu += took if took < _FINE else meter.spent(took)  # type: ignore[operator]  # 0.0 before the first step
+        self.cpu += took if took < FINE else meter.spent(took)  # type: ignore[operator]  # 0.0 before the first step
         return future
 
     def throw(self, kind: Any, value: Any = None, trace: Any = None) -> Any:
@@ -219,7 +180,7 @@ class Executor:
     def run_function(self, run: Run, meter: Meter | None = None) -> Outcome:
         """Runs a plain function in this thread, whose meter this is."""
         run.meter = meter = meter or Meter()
-        if run.started - meter.at > _FINE:
+        if run.started - meter.at > FINE:
             meter.at, meter.cpu = run.started, meter.clock()
         token = CURRENT.set(run.context)
         try:
@@ -279,7 +240,7 @@ class Executor:
             "",
             None,
             int(run.started * 1000) + self._ahead,
-            took if took < _FINE else _cpu(run, now),
+            took if took < FINE else _cpu(run, now),
             self._peak,
             self._pid,
         )
@@ -292,7 +253,7 @@ class Executor:
         for _ in range(3):
             before = SYSTEM.monotonic()
             self._ahead = time.time_ns() // 1_000_000 - int(before * 1000)
-            if SYSTEM.monotonic() - before < _FINE:  # else another thread had its turn in between
+            if SYSTEM.monotonic() - before < FINE:  # else another thread had its turn in between
                 break
         try:  # not getrusage: what that tells begins with what the process that started this one had
             status = os.open("/proc/self/status", os.O_RDONLY)
@@ -340,7 +301,7 @@ class Executor:
 
     def _judge(self, run: Run, error: BaseException) -> Outcome:
         if isinstance(error, JobControl) and not isinstance(error, Retry):
-            return _controlled(run.lease, error)
+            return controlled(run.lease, error)
         if run.context.stop_reason in ("shutdown", "fenced") and not isinstance(error, Retry):
             # Whatever a task makes of its interruption, such as an error of the client that it was waiting for.
             return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
@@ -375,10 +336,10 @@ class Executor:
 
 def _cpu(run: Run, now: float) -> float | None:
     """Seconds of CPU that a run took that ends now; None if it was never begun."""
-    if run.meter is _NO_METER:
+    if run.meter is NO_METER:
         return None
     took = now - (run.started if run.cpu is None else run.began)
-    return (run.cpu or 0.0) + (took if took < _FINE else run.meter.spent(took))
+    return (run.cpu or 0.0) + (took if took < FINE else run.meter.spent(took))
 
 
 async def _waiting_for(awaitable: Awaitable[Any]) -> Any:
@@ -412,44 +373,3 @@ def _refused(lease: Lease, error: BaseException) -> Outcome:
         info = msgspec.structs.replace(info, type=kind, traceback="")
     log.error("job %s (%s) is dead (%s): %s", lease.id, lease.task, reason, info.message, extra=about(lease))
     return outcome_of(lease, JobState.DEAD, reason=reason, error=info)
-
-
-def describe(error: BaseException, attempt: int, reason: str) -> ErrorInfo:
-    """An exception as it is stored; whatever its own methods do, this does not raise."""
-    try:
-        message = f"the task called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
-    except BaseException as broken:
-        message = f"<str() of the exception raised {type(broken).__name__}>"
-    try:
-        text = "".join(traceback.format_exception(error, limit=-50))
-    except BaseException:
-        text = ""
-    if len(text) > _TRACEBACK:
-        text = text[: _TRACEBACK // 2] + "\n…\n" + text[-_TRACEBACK // 2 :]
-    return ErrorInfo(
-        type=class_name(type(error)),
-        message=_clean(message[:_MESSAGE]),
-        traceback=_clean(text),
-        attempt=attempt,
-        reason=reason,
-    )
-
-
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which no store takes."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _controlled(lease: Lease, error: JobControl) -> Outcome:
-    match error:
-        case Snooze():
-            try:
-                delay = seconds(error.delay, "Snooze delay")
-            except ValueError as wrong:
-                return failure(lease, Decision(None, "discarded"), describe(wrong, lease.attempts + 1, "discarded"))
-            return outcome_of(lease, JobState.SCHEDULED, delay=int(delay * 1000))
-        case Cancel():
-            return outcome_of(lease, JobState.CANCELLED, reason=describe(error, 0, "").message[:1000])
-        case _:
-            reason = "discarded" if isinstance(error, Discard) else type(error).__name__
-            return failure(lease, Decision(None, reason), describe(error, lease.attempts + 1, reason))

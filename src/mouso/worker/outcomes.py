@@ -1,13 +1,18 @@
-"""Outcomes that are made in more than one place."""
+"""Outcomes of what did not complete, and how errors are stored."""
 
 from __future__ import annotations
 
 import logging
+import traceback
 
-from mouso.errors import ErrorInfo
+from mouso.clock import seconds
+from mouso.errors import Cancel, Discard, ErrorInfo, JobControl, Snooze
 from mouso.job import Charge, JobState, Lease, Outcome
 from mouso.observe.logs import about
-from mouso.retry import Decision
+from mouso.retry import Decision, class_name
+
+_MESSAGE = 4 << 10
+_TRACEBACK = 16 << 10
 
 log = logging.getLogger("mouso.job")
 
@@ -54,3 +59,45 @@ def outcome_of(
         reason=reason,
         error=error,
     )
+
+
+def controlled(lease: Lease, error: JobControl) -> Outcome:
+    """The outcome that a task has asked for: ``Snooze``, ``Cancel`` or ``Discard``."""
+    match error:
+        case Snooze():
+            try:
+                delay = seconds(error.delay, "Snooze delay")
+            except ValueError as wrong:
+                return failure(lease, Decision(None, "discarded"), describe(wrong, lease.attempts + 1, "discarded"))
+            return outcome_of(lease, JobState.SCHEDULED, delay=int(delay * 1000))
+        case Cancel():
+            return outcome_of(lease, JobState.CANCELLED, reason=describe(error, 0, "").message[:1000])
+        case _:
+            reason = "discarded" if isinstance(error, Discard) else type(error).__name__
+            return failure(lease, Decision(None, reason), describe(error, lease.attempts + 1, reason))
+
+
+def describe(error: BaseException, attempt: int, reason: str) -> ErrorInfo:
+    """An exception as it is stored; whatever its own methods do, this does not raise."""
+    try:
+        message = f"the task called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except BaseException as broken:
+        message = f"<str() of the exception raised {type(broken).__name__}>"
+    try:
+        text = "".join(traceback.format_exception(error, limit=-50))
+    except BaseException:
+        text = ""
+    if len(text) > _TRACEBACK:
+        text = text[: _TRACEBACK // 2] + "\n…\n" + text[-_TRACEBACK // 2 :]
+    return ErrorInfo(
+        type=class_name(type(error)),
+        message=_clean(message[:_MESSAGE]),
+        traceback=_clean(text),
+        attempt=attempt,
+        reason=reason,
+    )
+
+
+def _clean(text: str) -> str:
+    """The text without lone surrogates, which no store takes."""
+    return text.encode("utf-8", "replace").decode()

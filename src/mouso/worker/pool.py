@@ -33,9 +33,10 @@ from mouso.context import Context
 from mouso.job import Lease, LogLine, Outcome, Progress
 from mouso.worker import stacks
 from mouso.worker.board import Board, number
-from mouso.worker.executor import Executor, Meter, Run
+from mouso.worker.executor import Executor, Run
 from mouso.worker.frames import Outcomes, Reports, portions
 from mouso.worker.loopwatch import LoopWatch
+from mouso.worker.meter import Meter
 from mouso.worker.outcomes import release
 
 TICK = 0.001

@@ -63,6 +63,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         dismissed: Whether it was told to end.
         leaving: Whether it gets nothing more and ends after what it holds.
         jobs: How many it has ended.
+        latest: The last outcome that it brought, until somebody has looked at it.
         long: The jobs of which it was told that they run long.
         deaf: Whether it has not answered and was relieved of what it had not started.
         stops: When which job was asked to stop, and why.
@@ -97,6 +98,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         self.gone = False
         self.dismissed = self.deaf = self.leaving = False
         self.jobs = 0
+        self.latest: Outcome | None = None
         self.long: set[int | str] = set()
         self._broken = False
         self._heard = self.started
@@ -221,6 +223,11 @@ class ChildProcess(asyncio.BufferedProtocol):
                 self._transport.write(frames.encode(frames.Jobs(part)))
         return True
 
+    def stop(self, key: int | str, reason: str) -> None:
+        """Asks it to stop a job, unless it was asked for another reason before: ``cancelled`` or ``fenced``."""
+        self.stops.setdefault(key, (SYSTEM.monotonic(), reason))
+        self.send(frames.Stop(key, reason))
+
     def kill(self) -> None:
         """Ends it at once, with the programs that its jobs started, or as soon as it has been started."""
         self.killed = True
@@ -288,6 +295,7 @@ class ChildProcess(asyncio.BufferedProtocol):
             self._busy, self._ended, self._run_seconds = 0.0, 0, 0.0
         for outcome in held:
             self.stops.pop(outcome.key, None)
+            self.latest = outcome
         if self.long:
             self.long.intersection_update(self.leases)
         if self.alone is not None and self.alone not in self.leases:

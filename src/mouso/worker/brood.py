@@ -1,0 +1,197 @@
+"""The children of a worker: those that live, and how others are born."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from mouso.brokers.base import Update
+from mouso.clock import SYSTEM
+from mouso.config import one_line
+from mouso.isolation import Limits
+from mouso.job import Outcome
+from mouso.worker import WorkerOptions, frames
+from mouso.worker.nursery import Nursery
+from mouso.worker.outcomes import release
+from mouso.worker.process import ChildProcess
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_REFUSED = (OSError, RuntimeError, MemoryError)
+"""What is raised where the system has no more descriptors, processes, threads or memory."""
+
+log = logging.getLogger("mouso.worker")
+
+
+class Inbox(Protocol):
+    """Where outcomes and news of jobs go."""
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Takes outcomes to be stored."""
+
+    def report(self, updates: list[Update]) -> None:
+        """Takes news of running jobs to be stored."""
+
+    def look(self) -> None:
+        """There is room for more jobs."""
+
+
+class Owner(Protocol):
+    """What the children's keepers ask and tell the supervisor."""
+
+    def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a step beside the others; its failure ends the worker."""
+
+    def learn(self) -> None:
+        """What the app registers, what the fleet can run, or its size has changed."""
+
+
+class Brake:
+    """Slows down births after deaths that no job explains: they may be those of an app that cannot live."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+        self._until = 0.0
+
+    def release(self) -> None:
+        """A child has lived as it should."""
+        self._deaths = 0
+
+    def tighten(self) -> None:
+        """Another has died, or could not be started."""
+        self._deaths += 1
+        self._until = SYSTEM.monotonic() + self._pause()
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is too soon for the next birth."""
+        return SYSTEM.monotonic() < self._until
+
+    async def wait(self) -> None:
+        """Waits, longer after each death."""
+        await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        return 0.0 if self._deaths < 2 else min(_FIRST_PAUSE * 2 ** min(self._deaths - 2, 20), _LONGEST_PAUSE)
+
+
+class Brood:
+    """The children that live, and the birth of others.
+
+    Args:
+        worker: The worker's id.
+        size: How many are to stay.
+        heard: Called with a child and each of its messages.
+        exited: Called once with each child that has ended.
+
+    Attributes:
+        children: Those whose death was not handled.
+        draining: Nothing is started any more.
+        version: How often the app has been reloaded.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        options: WorkerOptions,
+        size: int,
+        inbox: Inbox,
+        heard: Callable[[ChildProcess, frames.ToSupervisor], None],
+        exited: Callable[[ChildProcess], None],
+    ) -> None:
+        self.children: list[ChildProcess] = []
+        self.size = size
+        self.draining = False
+        self.version = 0
+        self.concurrency = options.concurrency
+        self.nursery = Nursery(worker, options)
+        self.brake = Brake()
+        self._inbox = inbox
+        self._heard = heard
+        self._exited = exited
+
+    # -- who is there
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it can run at once."""
+        return self.size * self.concurrency
+
+    @property
+    def alone(self) -> int:
+        """How many isolated jobs have their process."""
+        return sum(child.limits is not None for child in self.children)
+
+    def regular(self) -> list[ChildProcess]:
+        """The children that are to stay."""
+        return [child for child in self.children if not (child.spare or child.leaving or child.heir)]
+
+    def serving(self) -> list[ChildProcess]:
+        """The children that take jobs."""
+        return [child for child in self.children if child.ready and not (child.spare or child.leaving)]
+
+    def holder(self, key: int | str, token: int) -> ChildProcess | None:
+        """The child that holds a claim."""
+        for child in self.children:
+            lease = child.leases.get(key)
+            if lease is not None and lease.token == token:
+                return child
+        return None
+
+    # -- birth
+
+    async def spawn(self, *, spare: bool = False, heir: bool = False) -> ChildProcess | None:
+        """Starts a child; returns None, and says so, if the system does not let it."""
+        child = self.conceive(self.concurrency, spare=spare, heir=heir)
+        return child if child is not None and await self.bear(child) else None
+
+    def conceive(
+        self, slots: int, *, spare: bool = False, heir: bool = False, limits: Limits | None = None
+    ) -> ChildProcess | None:
+        """A child without a process; None, and it is said, if the system does not let it."""
+        try:
+            child = ChildProcess(slots, self._heard, self._exited, spare=spare, heir=heir, limits=limits)
+        except _REFUSED as error:
+            self._refused(error)
+            return None
+        self.children.append(child)
+        return child
+
+    async def bear(self, child: ChildProcess) -> bool:
+        """Starts a child's process, and gives it what it holds; returns False, and says so, if that cannot be."""
+        child.version = self.version
+        try:
+            await child.spawn(self.nursery.bear)
+        except _REFUSED as error:
+            self._refused(error)
+            self.children.remove(child)
+            self._inbox.settle([release(lease) for lease in child.leases.values()])
+            child.close()
+            return False
+        if self.draining or child.killed:
+            child.kill()
+        elif child.leases:
+            child.assign(list(child.leases.values()))
+        return True
+
+    async def fill(self) -> None:
+        """Brings it to its size."""
+        await self.brake.wait()
+        while not self.draining and len(self.regular()) < self.size:
+            if await self.spawn() is None:
+                await self.brake.wait()
+
+    def _refused(self, error: BaseException) -> None:
+        log.error("a child cannot be started: %s", one_line(error))
+        self.brake.tighten()
+
+    # -- death
+
+    async def kill(self) -> None:
+        """Ends what is left of the children."""
+        self.draining = True
+        for child in list(self.children):
+            child.kill()
+            await child.ended()
+        self.nursery.close()
