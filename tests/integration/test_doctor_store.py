@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -18,9 +19,10 @@ import pytest
 
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import Finding, Level, Retention
-from mouso.brokers.sqlite import diagnosis, place, schema, store
-from mouso.errors import ConfigError
+from mouso.brokers.sqlite import diagnosis, looking, place, schema, store
+from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.job import Job
+from tests.support import wait_until
 from tests.unit.nobody import as_nobody, visible_folder
 
 HARMLESS = {"engine", "place", "disk"}
@@ -330,6 +332,24 @@ def test_a_program_that_does_not_let_go_of_the_writers_lock(path: Path) -> None:
         (line,) = worst(diagnose(path))
         assert line.startswith(f"warning lock: process {other.pid} (python")
         assert "holds the writer's lock and has not let go of it for 0.5 s; look at what it does" in line
+    assert worst(diagnose(path)) == []
+
+
+def test_a_program_that_is_stopped_while_it_has_the_writers_lock(path: Path) -> None:
+    """It keeps the lock, nobody can write, and doctor names it; when it goes on, so does everybody."""
+    fill(path)
+    with program(LOCK, path) as other, closing(broker(path)) as user:
+        other.send_signal(signal.SIGSTOP)
+        wait_until(lambda: looking.stopped(other.pid), message="it is stopped")
+        with pytest.raises(BrokerUnavailable, match="stayed locked by another program"):
+            user.enqueue([Job(id="a", task="t")])
+        (line,) = worst(diagnose(path))
+        assert f"process {other.pid} (python" in line
+        assert "it is stopped (SIGSTOP, Ctrl-Z, a debugger)" in line
+        assert f"kill -CONT {other.pid}" in line
+        other.kill()
+        other.wait()
+        user.enqueue([Job(id="a", task="t")])
     assert worst(diagnose(path)) == []
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 
 from mouso.brokers.base import Finding, Level, Retention
 from mouso.brokers.sqlite import faults, rows, schema, store
-from mouso.brokers.sqlite.looking import READERS, WHOLE, WRITER, connect, holders, process
+from mouso.brokers.sqlite.looking import READERS, WHOLE, WRITER, connect, holders, process, stopped
 from mouso.brokers.sqlite.place import examine_place, size
 from mouso.clock import SYSTEM, Clock
 
@@ -90,7 +90,11 @@ def _lock(path: str) -> Facts:
         pids &= holders(path + "-shm", WRITER)
     for pid in sorted(pids):
         what = f"{process(pid)} holds the writer's lock and has not let go of it for {_LOOKS * _BETWEEN:g} s"
-        yield Finding(Level.WARNING, "lock", what, "look at what it does: nobody else can write meanwhile")
+        remedy = "look at what it does"
+        if stopped(pid):
+            what += "; it is stopped (SIGSTOP, Ctrl-Z, a debugger)"
+            remedy = f"wake it up (kill -CONT {pid}) or end it"
+        yield Finding(Level.WARNING, "lock", what, f"{remedy}: nobody else can write meanwhile")
 
 
 # -- what it holds -----------------------------------------------------------------------------------------------------

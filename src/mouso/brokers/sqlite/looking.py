@@ -106,3 +106,10 @@ def process(pid: int) -> str:
     with suppress(OSError):
         return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()})"
     return f"process {pid}" if pid > 0 else "a process of another container"
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped, by a signal or a debugger, as far as the system tells."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in ("T", "t")
+    return False
