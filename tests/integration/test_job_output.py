@@ -203,3 +203,27 @@ def test_nobody_reads_the_output(bench: Bench, jobs: Any) -> None:
             process.terminate()
             assert process.wait(WAIT) == 0
             os.close(reading)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_were_closed_before_the_worker_began(bench: Bench, closed: tuple[int, ...]) -> None:
+    """Its children have the null device in their place, and no file of theirs gets the number of one."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def writes() -> list[str]:
+    print("x" * 5000, flush=True)
+    for descriptor in (1, 2):
+        os.write(descriptor, b"y" * 5000)
+    sound.delay(3)
+    return [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (0, 1, 2)]
+"""
+    )
+    command = [sys.executable, "-m", "mouso", "worker", "jobs:app", "-p", "1"]
+    worker = bench.program(f"import os\nfor fd in {closed}: os.close(fd)\nos.execv({command[0]!r}, {command!r})")
+    bench.wait_ready(worker)
+    streams = jobs.writes.delay().get(timeout=WAIT)
+    assert [streams[descriptor] for descriptor in closed] == ["/dev/null"] * len(closed)
+    still_sound(jobs)
+    assert bench.sql("PRAGMA integrity_check") == [("ok",)]
