@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
+from statistics import median
 
 from mouso.job import Job, JobState
 from tests.chaos.journal import Line
@@ -22,6 +23,7 @@ EARLIEST_TAKEOVER = 9.0
 """Seconds: a lease of 15, renewed every five at the latest, with a second to spare."""
 _ENDS = ("end", "fail", "stop")
 _UNLEARNED = 0.2
+_ENOUGH = 5
 _SHOWN = 20
 
 
@@ -51,6 +53,7 @@ class Fault:
         kills: It ended its processes, so that a job which ran alone in one may be charged a crash.
         lease: It kept a worker from the store for longer than its lease, so that its jobs may run twice at once.
         limit: Seconds within which what it cut off must start again; None for no limit.
+        patience: By how many seconds half of it may be later than that, however idle the machine is.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Fault:
     kills: bool = False
     lease: bool = False
     limit: float | None = None
+    patience: float = 0.0
 
     def reached(self, run: "Run") -> bool:
         """Whether it can be why a run did not count."""
@@ -100,6 +104,7 @@ class Case:
         results: What the completed ones returned: each the token of its run.
         deaths: When a process was seen alive for the last time, by id, of those that have ended.
         slack: Seconds that a busy machine may add to a limit.
+        crowd: How many times as much as it can do the machine has to do; at least 1.
     """
 
     accepted: Mapping[str, Expected]
@@ -111,6 +116,7 @@ class Case:
     unknown: frozenset[str] = frozenset()
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     slack: float = 1.0
+    crowd: float = 1.0
 
 
 @dataclass(slots=True)
@@ -120,12 +126,20 @@ class Verdict:
     Attributes:
         violations: One sentence each.
         again: How many runs were not the first of their job.
-        slowest: The longest recovery from each kind of fault, in seconds.
+        waits: Of each kind of fault the seconds that each job had to wait which it cut off.
+        limits: Of each kind of fault the seconds within which they must start again.
     """
 
     violations: list[str] = field(default_factory=list)
     again: int = 0
-    slowest: dict[str, float] = field(default_factory=dict)
+    waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    limits: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def recoveries(self) -> str:
+        """How long jobs had to wait after each kind of fault, for reading."""
+        shown = (f"{name} {median(took):.2f} s, {max(took):.2f} s at most" for name, took in self.waits.items())
+        return ", ".join(shown) or "-"
 
     def __str__(self) -> str:
         more = len(self.violations) - _SHOWN
@@ -150,6 +164,7 @@ def judge(case: Case) -> Verdict:
         _check_row(row, case.accepted.get(job, Expected()), own, case, verdict)
         _check_runs(row, own, case, verdict)
         _check_recovery(own, case, verdict)
+    _check_typical(case, verdict)
     _check_keys(case, runs, verdict)
     return verdict
 
@@ -288,8 +303,20 @@ def _check_recovery(runs: Sequence[Run], case: Case, verdict: Verdict) -> None:
         if run.how == "fail" and after.attempt > run.attempt:
             continue
         took = after.start - fault.at
-        verdict.slowest[fault.name] = max(verdict.slowest.get(fault.name, 0.0), took)
+        verdict.waits[fault.name].append(took)
+        if fault.limit is not None:
+            verdict.limits[fault.name] = fault.limit + fault.patience
         if fault.limit is not None and took > fault.limit + case.slack:
             verdict.violations.append(
                 f"{run.job}: started again {took:.2f} s after {fault.name}, not within {fault.limit:g} s"
+            )
+
+
+def _check_typical(case: Case, verdict: Verdict) -> None:
+    """A busy machine may hold up some of the jobs; half of them must start within the limit itself."""
+    for name, limit in verdict.limits.items():
+        waits = verdict.waits[name]
+        if len(waits) >= _ENOUGH and median(waits) > limit * case.crowd:
+            verdict.violations.append(
+                f"half of {len(waits)} jobs started again {median(waits):.2f} s after {name} or later, not {limit:g} s"
             )

@@ -191,6 +191,27 @@ def test_a_recovery_that_took_too_long() -> None:
     assert violations(*lines, **case, slack=2.0) == []
 
 
+@pytest.mark.parametrize(
+    ("waits", "crowd", "late"),
+    [
+        ((0.9, 0.9, 0.9, 2.4, 2.4), 1.0, 0),
+        ((0.9, 0.9, 1.2, 1.2, 1.2), 1.0, 1),
+        ((0.9, 0.9, 1.2, 1.2, 1.2), 1.5, 0),
+    ],
+)
+def test_half_of_the_recoveries_must_be_in_time(waits: tuple[float, ...], crowd: float, late: int) -> None:
+    names = [f"j{n}" for n in range(len(waits))]
+    lines = [line(1, "start", job=name) for name in names]
+    for name, wait in zip(names, waits, strict=True):
+        lines += (line(at, event, pid=2, token=2, job=name) for at, event in ((1.5 + wait, "start"), (5, "end")))
+    rows = {name: row(id=name, claims=2, releases=1) for name in names}
+    accepted, results = dict.fromkeys(names, Expected()), dict.fromkeys(names, 2)
+    case = Case(accepted, rows, results, lines, faults=(KILL,), deaths={1: 1.5}, slack=2.0, crowd=crowd)
+    found = judge(case).violations
+    assert len(found) == late, found
+    assert all("half of 5 jobs started again 1.20 s after a kill" in violation for violation in found)
+
+
 def test_the_last_fault_is_the_one_to_blame() -> None:
     before = replace(KILL, at=1.2, until=9.0, kills=False)  # a freeze that the run survived
     lines = (line(1, "start"), line(4, "start", pid=2, token=2), line(5, "end", pid=2, token=2))
