@@ -129,6 +129,13 @@ def holds_the_interpreter() -> None:
     ctypes.PyDLL(None).sleep(600)
 
 @app.task(isolated=True, timeout=0.5, attempts=1)
+def receives() -> None:
+    import socket
+    ours, theirs = socket.socketpair()
+    note("start")
+    ours.recv(1)
+
+@app.task(isolated=True, timeout=0.5, attempts=1)
 def searches() -> None:
     note("start")
     re.match("(a|aa)+$", "a" * 100 + "b")
@@ -154,7 +161,7 @@ def following() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sleeps", "spins", "holds_the_interpreter", "searches", "swallows", "blocks_the_loop"]
+    "name", ["sleeps", "spins", "holds_the_interpreter", "receives", "searches", "swallows", "blocks_the_loop"]
 )
 def test_whatever_it_does_it_ends_and_the_slot_is_free(bench: Bench, name: str) -> None:
     jobs = bench.app(STUBBORN)

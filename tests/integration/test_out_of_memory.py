@@ -60,6 +60,21 @@ def test_a_job_that_eats_all_memory_is_poison_and_says_why(bench: Bench, small_c
     assert worker.stop() == 0
 
 
+def test_a_thousand_others_are_not_charged_for_it(bench: Bench, small_cgroup: Path) -> None:
+    jobs = bench.app(HOG + SOUND)
+    worker = bench.worker(processes=2)
+    worker.quiet = False
+    for pid in (worker.pid, *worker.children()):
+        (small_cgroup / "cgroup.procs").write_text(str(pid))
+    before = jobs.sound.map([(n,) for n in range(500)])
+    hog = jobs.hog.delay()
+    after = jobs.sound.map([(n,) for n in range(500)])
+    records = bench.wait_final([hog, *before, *after], timeout=60)
+    assert (records[0].state, records[0].reason, records[0].crashes) == ("dead", "poison", 3)
+    assert {(r.state, r.attempts, r.crashes) for r in records[1:]} == {("completed", 0, 0)}
+    assert worker.stop() == 0
+
+
 def test_what_is_available_is_that_of_the_cgroup() -> None:
     free, total = memory.available()
     assert 0 < free <= total
