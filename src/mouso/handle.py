@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
 from mouso.clock import SYSTEM, Duration, seconds
+from mouso.context import CURRENT
 from mouso.errors import (
     BrokerUnavailable,
     ErrorInfo,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _LOOK = 0.05
+_warned: set[str] = set()
+"""Tasks whose jobs were told, in this process, what it means to wait for another job."""
 
 
 class JobHandle(Generic[R]):
@@ -142,7 +145,8 @@ class JobHandle(Generic[R]):
             JobFailed: It is dead; ``.error`` tells why.
             JobCancelled, JobExpired: It will not run.
             JobUnknown: No job has this id.
-            ResultTimeout: (a ``TimeoutError``) It was not final in time.
+            ResultTimeout: (a ``TimeoutError``) It was not final in time. A job that waits for another holds its slot
+                meanwhile; where all slots do so, only a timeout ends it.
             ResultError: What is stored does not fit the annotation, or no key of the app vouches for it.
         """
         for _ in self.watch(timeout):
@@ -178,6 +182,7 @@ class JobHandle(Generic[R]):
                 yield known
                 if known.state is not None and known.state.final:
                     return
+                _warn_who_holds_a_slot(self.id)
         finally:
             self._app.listener.unsubscribe(subscription)
 
@@ -201,6 +206,7 @@ class JobHandle(Generic[R]):
                 yield known
                 if known.state is not None and known.state.final:
                     return
+                _warn_who_holds_a_slot(self.id)
         finally:
             self._app.listener.unsubscribe(subscription)
 
@@ -301,6 +307,18 @@ def retry_jobs(app: Mouso, ids: Sequence[str], payload: bytes | None = None) -> 
     rest = [id for id in ids if id not in results]
     results.update(zip(rest, app.broker.retry(rest), strict=True))
     return [results[id] for id in ids]
+
+
+def _warn_who_holds_a_slot(id: str) -> None:
+    """Tells a job that waits for the job ``id``, once for each task of a process."""
+    context = CURRENT.get()
+    if context is not None and context.task not in _warned:
+        _warned.add(context.task)
+        context.log.warning(
+            "waits for job %s and holds its slot meanwhile; where all slots do so, nothing runs any more: give it a"
+            " timeout, or let that job enqueue what comes next",
+            id,
+        )
 
 
 def _error_of(job: Job) -> Exception | None:

@@ -42,6 +42,85 @@ def subprocess_left() -> None:
     assert time.monotonic() - at < 3.0
 
 
+CHANGES = """
+import locale, resource, signal, socket, subprocess
+
+@app.task
+def surroundings() -> list[object]:
+    umask = os.umask(0)
+    os.umask(umask)
+    return [
+        os.getcwd(), umask, os.environ.get("LEFT"), socket.getdefaulttimeout(), sys.getrecursionlimit(),
+        sys.stdout is None, resource.getrlimit(resource.RLIMIT_CORE)[0], signal.getitimer(signal.ITIMER_PROF)[0] > 0,
+    ]
+
+def change() -> None:
+    os.chdir("/")
+    os.umask(0o027)
+    os.environ["LEFT"] = "1"
+    sys.stdout = None
+    socket.setdefaulttimeout(0.001)
+    sys.setrecursionlimit(400)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.setitimer(signal.ITIMER_PROF, 3600)
+
+@app.task
+def changes() -> None:
+    change()
+
+@app.task(isolated=True)
+def changes_its_own() -> None:
+    change()
+
+@app.task
+async def changes_handlers() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+"""
+
+
+def test_what_a_job_changes_stays_for_those_after_it_and_harms_nothing(bench: Bench) -> None:
+    jobs = bench.app(SOUND + CHANGES)
+    worker = bench.worker()
+    children = worker.children()
+    assert jobs.changes.delay().get(timeout=WAIT) is None
+    assert jobs.surroundings.delay().get(timeout=WAIT) == ["/", 0o027, "1", 0.001, 400, True, 0, True]
+    assert jobs.changes_handlers.delay().get(timeout=WAIT) is None
+    still_sound(jobs)
+    assert worker.children() == children
+    assert worker.stop() == 0
+
+
+def test_what_an_isolated_job_changes_ends_with_it(bench: Bench) -> None:
+    jobs = bench.app(SOUND + CHANGES)
+    bench.worker()
+    before = jobs.surroundings.delay().get(timeout=WAIT)
+    assert jobs.changes_its_own.delay().get(timeout=WAIT) is None
+    assert jobs.surroundings.delay().get(timeout=WAIT) == before
+
+
+def test_jobs_that_wait_for_jobs_on_the_last_slot(bench: Bench) -> None:
+    """They are warned, and a timeout frees the slot; without one nothing could."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task(attempts=1)
+def waits() -> int:
+    return sound.delay(1).get(timeout=0.5)
+
+@app.task(attempts=1)
+async def waits_as_coroutine() -> int:
+    return await sound.delay(1).aget(timeout=0.5)
+"""
+    )
+    worker = bench.worker(concurrency=1)
+    for task in (jobs.waits, jobs.waits, jobs.waits_as_coroutine):
+        record = bench.wait_final([task.delay()])[0]
+        assert (record.state, record.errors[0].type) == ("dead", "mouso.errors.ResultTimeout")
+    still_sound(jobs)
+    assert worker.log.count("and holds its slot meanwhile") == 2, "once for each task"
+
+
 def test_a_flood_on_stdout_holds_up_nothing(bench: Bench) -> None:
     jobs = bench.app(
         SOUND
