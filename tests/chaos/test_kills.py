@@ -51,6 +51,19 @@ def test_both_workers_at_once(arena: Arena) -> None:
     arena.finish()
 
 
+def test_names_that_are_used_again(arena: Arena) -> None:
+    """Workers under one name, as those of a pod that is restarted: who is who is told by nothing that can recur."""
+    arena.begin(mean=0.03, options=("--name", "pod-0"))
+    for round_ in range(1, 4):
+        arena.going(400 * round_)
+        assert [info.name for info in arena.producer.workers()].count("pod-0") >= 2
+        for worker in arena.pair:
+            arena.kill_worker(worker)
+        for number in range(2):
+            arena.restart(number)
+    arena.finish()
+
+
 def test_a_worker_that_does_not_come_back(arena: Arena) -> None:
     """The other one can prove its death and goes on with its jobs."""
     arena.begin(mean=0.03)
