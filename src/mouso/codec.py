@@ -40,11 +40,11 @@ from mouso.wire import (
     Adapter,
     adapter_of,
     decoder,
+    difference,
     first_line,
     has_nan,
     is_deep,
     is_usable,
-    kind_of,
     preview,
     same,
     without_values,
@@ -249,16 +249,13 @@ class Signature:
             try:
                 if name in self._adapters:
                     after = self._adapters[name].load(after)
-                equal = same(before, after)
+                wrong = "" if same(before, after) else difference(before, after)
             except RecursionError:
                 raise
             except Exception as error:
                 raise ArgumentError(f"task {self.name}: argument {name!r}: {self._told(error, name)}") from None
-            if not equal:
-                raise ArgumentError(
-                    f"task {self.name}: argument {name!r}: {kind_of(before)} would arrive as {kind_of(after)}; "
-                    + self._remedy(name)
-                )
+            if wrong:
+                raise ArgumentError(f"task {self.name}: argument {name!r}: {wrong}; {self._remedy(name)}")
 
     def _remedy(self, name: str) -> str:
         if name in self._unresolved:

@@ -7,7 +7,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import PurePath
@@ -24,12 +24,16 @@ MAX_DEPTH = 200
 """How deep arguments and results may be nested: far less than what ends in a RecursionError, here or in a worker."""
 
 
+class Uncarried(NotImplementedError):
+    """An object of a type that no codec carries; the message names the type and nothing of the object."""
+
+
 def _enc_hook(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if _is_pydantic(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise NotImplementedError(f"an object of type {type(value).__qualname__} cannot be encoded")
+    raise Uncarried(f"an object of type {type(value).__qualname__} cannot be encoded")
 
 
 def _dec_hook(kind: Any, value: Any) -> Any:
@@ -39,7 +43,7 @@ def _dec_hook(kind: Any, value: Any) -> Any:
         return kind.model_validate_json(_JSON.encode(value))
     if kind is object:
         return value
-    raise NotImplementedError(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
+    raise Uncarried(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
 
 
 def _is_pydantic(kind: Any) -> bool:
@@ -172,6 +176,26 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def difference(a: Any, b: Any) -> str:
+    """What becomes of ``a``, which would arrive as ``b``, and of the part of it that is to blame; tells types only."""
+    text = f"{kind_of(a)} would arrive as {kind_of(b)}"
+    part, arrived = _innermost(a, b)
+    return text if part is a else f"{text}, because of {kind_of(part)} in it, which would arrive as {kind_of(arrived)}"
+
+
+def _innermost(a: Any, b: Any) -> tuple[Any, Any]:
+    """The first parts of two values that are not the same and have no such parts themselves."""
+    pairs: Iterable[tuple[Any, Any]]
+    match a, b:
+        case (list() | tuple(), list() | tuple()):
+            pairs = zip(a, b, strict=False)
+        case (Mapping(), Mapping()):
+            pairs = [*zip(a, b, strict=False), *((a[key], b[key]) for key in a.keys() & b.keys())]
+        case _:
+            pairs = ()
+    return next((_innermost(x, y) for x, y in pairs if not same(x, y)), (a, b))
+
+
 def kind_of(value: Any) -> str:
     shows_itself = value is None or (isinstance(value, float) and not math.isfinite(value))
     return str(value) if shows_itself else type(value).__qualname__
@@ -188,6 +212,10 @@ def without_values(error: BaseException) -> str:
     """What an error says, without what it quotes; of an error that may quote in any way, only its type."""
     if isinstance(error, msgspec.MsgspecError):
         return _QUOTED.sub("'…'", first_line(error))
+    if isinstance(error, Uncarried):
+        return first_line(error)
+    if isinstance(error, UnicodeError):
+        return f"text that is not UTF-8: {getattr(error, 'reason', 'it cannot be encoded')}"
     return type(error).__qualname__
 
 
