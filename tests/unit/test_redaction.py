@@ -106,6 +106,20 @@ def test_errors_about_hidden_arguments_do_not_quote_them() -> None:
         login.delay("eve", "a")  # type: ignore[arg-type]  # why: that is the test
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [(object(), "an object of type object cannot be encoded"), ("\ud800", "text that is not UTF-8")],
+)
+def test_errors_about_hidden_arguments_still_say_what_is_wrong(value: object, why: str) -> None:
+    app = Mouso("t", broker="memory://redaction-3")
+
+    @app.task(name="login")
+    def login(password: str) -> None: ...
+
+    with pytest.raises(ArgumentError, match=f"argument 'password': {why}"):
+        login.delay(value)  # type: ignore[arg-type]  # why: that is the test
+
+
 def test_arguments_that_do_not_fit_are_not_written_down_where_some_are_hidden() -> None:
     """Bad payloads are logged and stored with how they start."""
     app = Mouso("t", broker="memory://redaction-2")
