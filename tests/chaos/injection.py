@@ -1,7 +1,7 @@
 """Faults in the broker of a real supervisor, without a line of it changed.
 
 The test writes `SITE` beside the app as `sitecustomize.py`, which the interpreter imports at its start, and what is to
-happen into `jobs.db-fault`: `VERB NTH FAULT`, or `storm SEED EVERY`.
+happen into `jobs.db-fault`: `VERB NTH FAULT`, or `storm SEED EVERY`. With the Nth call comes `jobs.db-struck`.
 """
 
 import os
@@ -23,7 +23,7 @@ if "mouso" in sys.orig_argv and "worker" in sys.orig_argv:
     from tests.chaos.injection import install
     install(Path(__file__).with_name("jobs.db-fault"))
 """
-PLAN = "jobs.db-fault"
+PLAN, STRUCK = "jobs.db-fault", "jobs.db-struck"
 SPARED = {"open", "close", "interrupt", "notices"}
 START = 4
 """Calls that a storm spares, so that the worker gets as far as to its work."""
@@ -40,9 +40,23 @@ def install(plan: Path) -> None:
         broker = connect(url, **more)
         if kind == "storm":
             return Storm(broker, int(first) + os.getpid(), int(second))
-        return FaultyBroker(broker, int(first), Fault(second), [kind])
+        return Telling(plan.with_name(STRUCK), broker, int(first), Fault(second), [kind])
 
     mouso.brokers.connect = faulty
+
+
+class Telling(FaultyBroker):
+    """A broker whose Nth call fails, and which leaves a file then, also when it is killed."""
+
+    def __init__(self, mark: Path, *args: Any) -> None:
+        super().__init__(*args)
+        self._mark = mark
+
+    def _strikes(self, verb: str) -> bool:
+        strikes = super()._strikes(verb)
+        if strikes:
+            self._mark.touch()
+        return strikes
 
 
 class Storm:
