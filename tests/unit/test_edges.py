@@ -54,6 +54,29 @@ print(next(q for q in app.queues() if q.name == "child").counts["available"])
 """
 
 
+NO_MORE_THREADS = """
+import asyncio, resource, threading
+from mouso.brokers import connect
+from mouso.worker.pump import Line
+from mouso.worker.watchdog import Watchdog
+
+line = Line(connect("memory://"), Watchdog())
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20),) * 2)
+try:
+    threading.Thread(target=print).start()
+except RuntimeError as error:
+    print(error)
+together = threading.Barrier(4)
+
+async def main():
+    print(sorted(await asyncio.gather(*(line.call(together.wait, 10) for _ in range(4)))))
+
+asyncio.run(main())
+line.close()
+"""
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Mouso:
     return Mouso("test", broker=f"sqlite:///{tmp_path}/jobs.db")
@@ -63,6 +86,13 @@ def test_forks_while_threads_enqueue(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK_UNDER_LOAD, f"sqlite:///{tmp_path}/jobs.db"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout.strip(), done.stderr) == ("20", "")
+
+
+def test_a_supervisor_calls_the_broker_where_no_thread_can_be_started() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MORE_THREADS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("can't start new thread\n[0, 1, 2, 3]\n", "")
 
 
 def test_adelay_does_not_need_the_loops_executor(app: Mouso) -> None:

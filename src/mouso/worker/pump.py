@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,7 +48,7 @@ class Line:
     """The supervisor's way to the broker: verbs run in threads, an outage is two lines in the log.
 
     Attributes:
-        down_since: When the broker stopped answering, on ``SYSTEM.monotonic()``; None while it answers.
+        down_since: When the first call that failed began, on ``SYSTEM.monotonic()``; None while the broker answers.
         outages: How often it did.
         misplaced: Whether the last failure is one that only a change of its place or settings can end.
     """
@@ -56,7 +57,7 @@ class Line:
         self.broker = broker
         self._watchdog = watchdog
         self._numbers = itertools.count()
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="mouso-broker")
+        self._threads = _started_pool(4)
         self.down_since: float | None = None
         self.outages = 0
         self.misplaced = False
@@ -77,13 +78,14 @@ class Line:
         loop, calls = asyncio.get_running_loop(), self._watchdog.calls
         number = next(self._numbers)
         calls[number] = verb.__name__
+        began = SYSTEM.monotonic()
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except (BrokerError, ConfigError) as error:
             self.misplaced = isinstance(error, ConfigError)
             self._failing.add(verb.__name__ if verb.__name__ in _REGULAR else "heartbeat")
             if self.down_since is None:
-                self.down_since = SYSTEM.monotonic()
+                self.down_since = began
                 self.outages += 1
                 log.error("the broker does not answer: %s", error)
             raise Broken(str(error)) from error
@@ -101,6 +103,20 @@ class Line:
         self.broker.interrupt()
         self._threads.shutdown()
         self.broker.close()
+
+
+def _started_pool(size: int) -> ThreadPoolExecutor:
+    """A pool all threads of which run: jobs may later leave the system none to start."""
+    pool = ThreadPoolExecutor(size, thread_name_prefix="mouso-broker")
+    all_run = threading.Barrier(size)
+    try:
+        for _ in range(size):
+            pool.submit(all_run.wait)
+    except RuntimeError:
+        all_run.abort()
+        pool.shutdown()
+        raise
+    return pool
 
 
 class Pump:
