@@ -122,11 +122,17 @@ def _quote(path: str) -> str:
 
 
 def closest(word: str, candidates: Iterable[str], shape: str = "{}") -> str:
-    """``did you mean 'x'?`` for the candidate nearest to ``word``, put into ``shape``; else an empty text."""
+    """``did you mean 'x'?`` for the candidate nearest to ``word``, put into ``shape``; else an empty text.
+
+    Of two that are equally near, the one that begins alike is meant: ``ad`` is ``add`` rather than ``bad``.
+    """
     import difflib  # needed only for errors
 
-    near = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return f"did you mean {shape.format(near[0])!r}?" if near else ""
+    def nearness(candidate: str) -> tuple[float, bool]:
+        return difflib.SequenceMatcher(None, candidate, word).ratio(), candidate[:1] == word[:1]
+
+    near = difflib.get_close_matches(word, list(candidates), cutoff=0.6)
+    return f"did you mean {shape.format(max(near, key=nearness))!r}?" if near else ""
 
 
 def printable(text: str) -> str:

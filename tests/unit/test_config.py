@@ -351,6 +351,7 @@ def test_closest() -> None:
     assert closest("redsi", ["redis", "sqlite"]) == "did you mean 'redis'?"
     assert closest("shpo", ["shop"], "{}:app") == "did you mean 'shop:app'?"
     assert closest("zzz", ["redis"]) == ""
+    assert closest("ad", ["bad", "add", "cad"]) == "did you mean 'add'?"
 
 
 @pytest.mark.parametrize(
