@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mouso.errors import ConfigError
+from mouso.worker.memory import SUPERVISOR
 
 VARIABLE = "MOUSO_CGROUP"
 _CONTROLLERS = ("memory", "pids")
@@ -116,7 +117,7 @@ class Groups:
         try:
             if not (self.folder / _KILL).exists():
                 raise OSError(errno.ENOTSUP, "the kernel has no cgroup.kill, which came with Linux 5.14")
-            leaf = self.folder / "supervisor"  # a cgroup with controllers for others may have no processes itself
+            leaf = self.folder / SUPERVISOR  # a cgroup with controllers for others may have no processes itself
             leaf.mkdir()
             _write(leaf / _PROCS, 0)
         except OSError:

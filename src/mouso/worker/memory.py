@@ -8,6 +8,10 @@ from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _ROOT = Path("/sys/fs/cgroup")
+_MACHINE = Path("/proc/vmstat")
+
+SUPERVISOR = "supervisor"
+"""The cgroup, within the worker's own, in which the supervisor and the children that jobs share are."""
 
 
 def resident(pid: int) -> int:
@@ -36,9 +40,12 @@ def available() -> tuple[int, int]:
 
 
 def oom_kills() -> int:
-    """How many processes of this cgroup the kernel has killed for want of memory."""
+    """How many processes of this worker's cgroup the kernel has killed for want of memory, or else of the machine."""
     folder, two = _cgroup()
-    for line in _read(folder / ("memory.events" if two else "memory.oom_control")).splitlines():
+    if two and folder.name == SUPERVISOR:
+        folder = folder.parent  # its jobs have cgroups beside that of the supervisor
+    counts = _read(folder / ("memory.events" if two else "memory.oom_control")) or _read(_MACHINE)
+    for line in counts.splitlines():
         name, _, count = line.partition(" ")
         if name == "oom_kill" and count.isdigit():
             return int(count)
