@@ -225,6 +225,34 @@ def test_a_queue_that_is_not_utf8(bench: Bench) -> None:
     assert handle.cancel() == "cancelled"
 
 
+def test_columns_that_somebody_added(bench: Bench) -> None:
+    jobs = bench.app(SOUND + FAILS)
+    jobs.app.queues()
+    for (table,) in bench.sql("SELECT name FROM sqlite_schema WHERE name LIKE 'mouso%' AND type = 'table'"):
+        bench.sql(f"ALTER TABLE {table} ADD COLUMN mine TEXT")
+    bench.worker()
+    still_sound(jobs)
+    assert bench.wait_final([jobs.fails.options(attempts=2, queue="other", unique="k").delay()])[0].attempts == 2
+    jobs.app.pause("other")
+    jobs.app.resume("other")
+    unknown = jobs.sound.options(delay="200ms", unique="p", unique_scope="1h").delay(1)
+    bench.sql("UPDATE mouso_jobs SET task = 'gone' WHERE id = ?", unknown.id)
+    wait_until(lambda: unknown.refresh().record.parked, timeout=WAIT, message="parked")
+
+
+def test_a_trigger_that_refuses_a_claim(bench: Bench) -> None:
+    jobs = bench.app(SOUND + ARGUMENTS)
+    handle = jobs.nothing.delay()
+    bench.sql(
+        "CREATE TRIGGER mine BEFORE UPDATE ON mouso_live WHEN new.state = 'running' AND new.seq = 1"
+        " BEGIN SELECT raise(ABORT, 'not this one'); END"
+    )
+    bench.worker()
+    still_sound(jobs)
+    record = bench.wait_final([handle])[0]
+    assert (record.state, record.reason) == ("dead", "bad_payload")
+
+
 def test_numbers_that_cannot_be_in_other_columns(bench: Bench) -> None:
     jobs = bench.app(SOUND + ARGUMENTS)
     handles = [jobs.nothing.delay() for _ in range(4)]

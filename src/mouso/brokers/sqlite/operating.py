@@ -120,7 +120,7 @@ def delete(tx: sqlite3.Connection, ids: Sequence[str]) -> list[DeleteResult]:
 def pause(tx: sqlite3.Connection, queue: str, until: int | None) -> None:
     """Pauses a queue, which need not exist."""
     tx.execute(
-        "INSERT INTO mouso_queues VALUES (?, 1, ?)"
+        "INSERT INTO mouso_queues (name, paused, paused_until) VALUES (?, 1, ?)"
         " ON CONFLICT DO UPDATE SET paused = 1, paused_until = excluded.paused_until",
         (queue, until),
     )

@@ -62,7 +62,7 @@ def _insert_one(tx: sqlite3.Connection, job: Job, now: int) -> Enqueued:
             return Enqueued(held_by, False)
         if job.unique_scope is UniqueScope.PERIOD:
             tx.execute(
-                "INSERT OR REPLACE INTO mouso_unique_periods VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO mouso_unique_periods (key, id, until) VALUES (?, ?, ?)",
                 (job.unique, job.id, now + job.unique_period),
             )
     stored = tx.execute(_JOB, _job_row(job, None, now))

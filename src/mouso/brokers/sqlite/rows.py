@@ -339,7 +339,7 @@ _ENDED = msgspec.json.Decoder(_Ended)
 def store_tallies(tx: sqlite3.Connection, tallies: Tallies) -> None:
     """Adds the changes to the stored counts."""
     tx.executemany(
-        "INSERT INTO mouso_tallies VALUES (?, ?, ?)"
+        "INSERT INTO mouso_tallies (queue, state, n) VALUES (?, ?, ?)"
         f" ON CONFLICT DO UPDATE SET n = min(max(n, -{MOST // 2}), {MOST // 2}) + excluded.n",
         [(queue, state, n) for (queue, state), n in tallies.items()],
     )

@@ -33,7 +33,9 @@ _CHECKPOINT_WAIT = 0.05
 _CHECKPOINT_TRIES = 3
 _ROOM_PAUSE = 1.0
 _MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
-_COUNT_CHECKPOINT = "INSERT INTO mouso_meta VALUES ('checkpoints', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+_COUNT_CHECKPOINT = (
+    "INSERT INTO mouso_meta (key, value) VALUES ('checkpoints', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+)
 _LOG_NUMBER = 12
 """Where the checkpoint sequence number stands in the log (https://www.sqlite.org/fileformat2.html, 4.1)."""
 _LOOK_BYTES = 128 << 10

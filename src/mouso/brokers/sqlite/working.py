@@ -137,7 +137,10 @@ def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int,
     rows.end_run(tx, worker, outcome)
     if outcome.error is not None:
         error = msgspec.structs.replace(outcome.error, at=now, worker=worker, token=outcome.token, **measures(outcome))
-        tx.execute("INSERT INTO mouso_errors VALUES (?, ?, ?)", (seq, outcome.token, rows.encode_text(error)))
+        tx.execute(
+            "INSERT INTO mouso_errors (seq, claims, error) VALUES (?, ?, ?)",
+            (seq, outcome.token, rows.encode_text(error)),
+        )
     if outcome.charge is not Charge.NONE:
         column = outcome.charge.value
         tx.execute(f"UPDATE mouso_live SET {column} = {column} + 1 WHERE seq = ?", (seq,))
@@ -249,7 +252,7 @@ class Claimer:
         for worker in tx.execute("SELECT id, info FROM mouso_workers WHERE n <> ? AND reaped_at IS NULL", (number,)):
             others.update(rows.read_worker(*worker).tasks)
         parked = [(task, seq) for task, seq in unknown if task not in others]
-        tx.executemany("INSERT OR IGNORE INTO mouso_parked VALUES (?, ?)", parked)
+        tx.executemany("INSERT OR IGNORE INTO mouso_parked (task, seq) VALUES (?, ?)", parked)
         tx.executemany("UPDATE mouso_live SET state = 'parked' WHERE seq = ?", [(seq,) for _, seq in parked])
         into.parked = sorted({*into.parked, *(task for task, _ in parked)})
         return {task for task, _ in unknown} & others
