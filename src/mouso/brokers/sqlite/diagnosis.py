@@ -227,6 +227,9 @@ _CONSISTENT: dict[str, str] = {
     "jobs in a state that Mouso does not know": "SELECT 1 FROM mouso_live"
     f" WHERE state NOT IN ({rows.KNOWN_LIVE})"
     f" UNION ALL SELECT 1 FROM mouso_history WHERE state NOT IN ({rows.KNOWN_FINAL})",
+    "unique scopes that Mouso does not know": "SELECT 1 FROM mouso_jobs"
+    " WHERE id <> '' AND unique_scope NOT IN ('queued', 'live', 'period')",
+    "workers whose description cannot be read": "SELECT 1 FROM mouso_workers WHERE NOT json_valid(info)",
     "running jobs of no worker": "SELECT 1 FROM mouso_live WHERE state = 'running'"
     " AND (worker IS NULL OR worker NOT IN (SELECT n FROM mouso_workers))",
     "wrong counts of finished jobs": "SELECT 1 FROM (SELECT queue, state, n FROM mouso_tallies"
