@@ -1,6 +1,6 @@
 """Settings: broker URLs, the default broker, and ``[tool.mouso]`` in pyproject.toml.
 
-The words of an error for a person are put together here too: ``closest``, ``printable``, ``one_line``.
+The words of an error for a person are put together here too: ``closest``, ``printable``, ``one_line``, ``counted``.
 """
 
 from __future__ import annotations
@@ -150,6 +150,11 @@ def one_line(error: BaseException) -> str:
         text = ""
     text = " ".join(text.split()) or type(error).__name__
     return printable(text if len(text) <= 500 else text[:499] + "…")
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A number with its noun, such as ``1 dead job`` or ``2,000 dead jobs``."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
 def default_broker_url(module: str | None = None) -> str:

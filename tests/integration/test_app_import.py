@@ -111,12 +111,19 @@ def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) ->
     assert worker.log.count("loading the model") == 2, "each child imports the app once, the supervisor never"
 
 
-def test_an_app_that_breaks_while_the_worker_runs(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("breaks", "told"),
+    [
+        ('raise ValueError("a bad deployment")', "a bad deployment"),
+        ("os._exit(5)", "exit code 5, at most"),
+    ],
+)
+def test_an_app_that_breaks_while_the_worker_runs(bench: Bench, breaks: str, told: str) -> None:
     """A child that dies cannot be replaced: the others go on, the log says why, without a flood."""
     jobs = bench.app(
-        """
+        f"""
         if Path("broken").exists():
-            raise ValueError("a bad deployment")
+            {breaks}
 
         @app.task
         def job() -> int:
@@ -130,11 +137,12 @@ def test_an_app_that_breaks_while_the_worker_runs(bench: Bench) -> None:
     worker = bench.worker(processes=2)
     (bench.folder / "broken").touch()
     handle = jobs.dies.options(attempts=1).delay()
-    wait_until(lambda: "a bad deployment" in worker.log, timeout=WAIT, message="the reason is in the log")
+    wait_until(lambda: told in worker.log, timeout=WAIT, message="the reason is in the log")
+    assert ("it was importing the app, which may have ended it" in worker.log) == ("exit" in breaks)
     bench.wait_state(handle, "available", "running", "dead")
     began = time.monotonic()
     wait_until(lambda: time.monotonic() > began + 2.0, timeout=5)
-    assert worker.log.count("a bad deployment") < 12
+    assert worker.log.count(told) < 20
     (bench.folder / "broken").unlink()
     assert jobs.job.delay().get(timeout=WAIT) == 1
     assert bench.wait_final([handle], timeout=40)[0].reason == "poison"

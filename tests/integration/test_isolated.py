@@ -321,6 +321,7 @@ def test_cpu(bench: Bench) -> None:
     assert [(r.state, r.reason) for r in records] == [("dead", "max_cpu"), ("completed", "")]
     assert records[0].errors[0].type == "TimeoutError"
     assert "used more CPU than its max_cpu of 1 s" in records[0].errors[0].message
+    assert 0.9 < (records[0].cpu_seconds or 0) < 3.0
     still_sound(jobs)
 
 

@@ -103,6 +103,22 @@ def test_every_suspect_starts_again_within_a_second(bench: Bench) -> None:
     assert [(r.state, r.crashes) for r in records] == [("completed", 0)] * 3
 
 
+def test_many_suspects_start_again_within_a_second(bench: Bench) -> None:
+    """Their processes are copies of one that has imported the app, so dozens can start at once."""
+    jobs = bench.app(PAUSES)
+    handles = jobs.pause_coroutine.map([(n, 6.0) for n in range(40)])
+    worker = bench.worker(processes=1, concurrency=40)
+    bench.wait_for("start", count=40)
+    at = kill(worker.children()[0])
+    again = bench.wait_for("start", count=80)[40:]
+    assert {line.job for line in again} == {handle.id for handle in handles}
+    assert len({line.pid for line in again}) == 40, "suspects run alone"
+    assert max(line.at for line in again) - at < RECOVERY + 2 * SLACK
+    records = bench.wait_final(handles, timeout=60)
+    assert [(r.state, r.crashes) for r in records] == [("completed", 0)] * 40
+    wait_until(lambda: len(worker.children()) == 1, message="the copies have ended")
+
+
 def test_idle_child_is_replaced(bench: Bench) -> None:
     jobs = bench.app(PAUSES)
     worker = bench.worker(processes=2, concurrency=2)

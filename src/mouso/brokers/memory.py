@@ -246,7 +246,8 @@ class MemoryBroker:
         if outcome.charge:
             changes[outcome.charge] = getattr(job, outcome.charge) + 1
         took, log = measures(outcome), decode_log(outcome.log)
-        if took or log or outcome.token in record.runs:
+        known = record.runs.get(outcome.token)
+        if took or log or (known and (known.lines or known.stack)):
             record.note(outcome.token, end=end_of_run(outcome.state, outcome.charge), worker=worker, **took, **log)
         if outcome.error is not None:
             error = replace(outcome.error, at=now, worker=worker, token=outcome.token, **took)
@@ -402,6 +403,10 @@ class MemoryBroker:
 
     def prune(self, limit: int, retention: Retention) -> int:
         with self._step():
+            periods = {k: r.job for k, r in self._store.holders.items() if r.job.unique_scope is UniqueScope.PERIOD}
+            for key, job in periods.items():
+                if job.enqueued_at + job.unique_period <= self._clock.now():
+                    del self._store.holders[key]
             past = self._past({JobState.DEAD}, retention.dead, retention.max_dead)
             past += self._past(FINAL - {JobState.DEAD}, retention.finished, retention.max_finished)
             past = sorted(past, key=lambda record: record.key)[:limit]

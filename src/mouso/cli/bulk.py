@@ -96,11 +96,6 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Failed("nothing was done")
 
 
-def counted(count: int, thing: str) -> str:
-    """A number with its noun, such as ``1 dead job`` or ``2,000 dead jobs``."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 _MEANING = {
     "unknown": "no job has this id",
     "done": "it is final already",

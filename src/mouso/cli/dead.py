@@ -8,7 +8,7 @@ from mouso.app import Mouso
 from mouso.brokers.base import BATCH, DeleteResult, RetryResult
 from mouso.cli.act import checked
 from mouso.cli.base import Target, app_command
-from mouso.cli.bulk import act, confirm, counted, tell, tell_count
+from mouso.cli.bulk import act, confirm, tell, tell_count
 from mouso.cli.complete import complete_option
 from mouso.cli.names import known_queue, known_task
 from mouso.cli.output import Column, ago, write_json, write_table
@@ -16,7 +16,7 @@ from mouso.cli.payload import replacement
 from mouso.cli.records import job_document
 from mouso.cli.report import Failed
 from mouso.clock import SYSTEM
-from mouso.config import closest
+from mouso.config import closest, counted
 from mouso.errors import ErrorInfo
 from mouso.handle import retry_jobs
 from mouso.job import Job, JobState

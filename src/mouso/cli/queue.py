@@ -8,10 +8,11 @@ import click
 
 from mouso.brokers.base import BATCH
 from mouso.cli.base import Target, app_command
-from mouso.cli.bulk import confirm, counted, progress_bar
+from mouso.cli.bulk import confirm, progress_bar
 from mouso.cli.names import known_queue, require_queue
 from mouso.cli.output import say, write_json
 from mouso.clock import SYSTEM, moment, seconds
+from mouso.config import counted
 from mouso.errors import OptionError
 from mouso.job import LIVE, JobState, check_name
 

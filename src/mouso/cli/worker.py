@@ -152,7 +152,7 @@ def worker(
 ) -> int:
     """Run jobs until told to stop (SIGTERM or Ctrl-C; SIGQUIT dumps all stacks).
 
-    What is not given here comes from [tool.mouso] in pyproject.toml.
+    Queues, processes, concurrency and grace that are not given here come from [tool.mouso] in pyproject.toml.
     """
     from mouso.loading import locate_app
     from mouso.worker import WorkerOptions, run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -174,6 +175,12 @@ class Brood:
         elif child.leases:
             child.assign(list(child.leases.values()))
         return True
+
+    async def copies(self) -> bool:
+        """Whether spare children start in milliseconds, as copies of a process that has imported the app."""
+        with contextlib.suppress(OSError):
+            return await self.nursery.prepare() is not None
+        return False
 
     async def fill(self) -> None:
         """Brings it to its size."""

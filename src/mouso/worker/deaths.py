@@ -17,6 +17,7 @@ from collections import deque
 import msgspec
 
 from mouso.clock import SYSTEM
+from mouso.config import counted
 from mouso.errors import ErrorInfo
 from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.observe.logs import about
@@ -73,7 +74,7 @@ class Coroner:
         explained = bool(child.verdicts) or any(outcome.state is not JobState.AVAILABLE for outcome in outcomes)
         if suspects:
             how = self._describe(child.exit or Exit(None))
-            log.error("child %d died (%s) while %d jobs ran", child.pid, how, len(suspects))
+            log.error("child %d died (%s) while %s ran", child.pid, how, counted(len(suspects), "job"))
             if len(suspects) == 1:
                 outcomes.append(crash(suspects[0], how))
             elif draining:
@@ -81,7 +82,8 @@ class Coroner:
             else:
                 self.suspects.extend(suspects)
         elif not (draining or child.killed or explained or child.left_in_peace or child.failure or child.heir):
-            log.error("child %d died (%s); nothing ran in it", child.pid, self._describe(child.exit or Exit(None)))
+            when = "nothing ran in it" if child.ready else "it was importing the app, which may have ended it"
+            log.error("child %d died (%s); %s", child.pid, self._describe(child.exit or Exit(None)), when)
         _measure(outcomes, child)
         return outcomes
 
@@ -189,8 +191,10 @@ def _measure(outcomes: list[Outcome], child: ChildProcess) -> None:
         if note is not None:
             outcome.run_seconds = (time.monotonic_ns() - note.started) / 1e9
             outcome.started_at = SYSTEM.now() - int(outcome.run_seconds * 1000)
-            outcome.peak_memory = (child.exit.max_rss if child.exit else 0) or None
             outcome.pid = child.pid
+            if child.exit is not None:
+                outcome.peak_memory = child.exit.max_rss or None
+                outcome.cpu_seconds = (child.exit.cpu or None) if child.limits is not None else None
 
 
 def crash(lease: Lease, how: str) -> Outcome:

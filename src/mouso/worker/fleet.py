@@ -26,7 +26,8 @@ from mouso.worker.succession import Succession
 _WATCH, _WATCH_ALONE = 0.25, 0.1
 """Seconds between two looks; shorter while there are jobs whose memory is limited."""
 _STEADY = 10.0
-_SPARES = 8
+_SPARES, _SPARES_COPIED = 8, 64
+"""The most suspects that run at once: in processes that must import the app, and in copies of one that has."""
 _DEAF = 1.0
 _HOPELESS = 10.0
 _AFTER_RECALL = 0.05
@@ -424,12 +425,15 @@ class Fleet:
 
     async def _spawn_spares(self) -> None:
         """Gives suspects children of their own, so that they need not wait for each other."""
+        if not self._coroner.suspects:
+            return
         await self._brood.brake.wait()
+        most = _SPARES_COPIED if await self._brood.copies() else _SPARES
         for child in self._brood.children:
             if self._coroner.suspects and not child.spare:
                 self._feed_suspect(child)
         spares = sum(child.spare and child.limits is None for child in self._brood.children)
-        for _ in range(min(len(self._coroner.suspects), _SPARES) - spares):
+        for _ in range(min(len(self._coroner.suspects), most - spares)):
             if await self._brood.spawn(spare=True) is None:
                 self._owner.start(self._spawn_spares)
                 return

@@ -205,7 +205,7 @@ class Template:
                 if not birth.done():
                     birth.set_exception(OSError(message.why))
             case Ended():
-                self._copies.pop(message.pid).ended(Exit(message.code, message.max_rss * _KIB))
+                self._copies.pop(message.pid).ended(Exit(message.code, message.max_rss * _KIB, message.cpu))
                 if self._retired:
                     self.retire()
 

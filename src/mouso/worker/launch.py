@@ -26,11 +26,13 @@ class Exit(NamedTuple):
     Attributes:
         code: Its exit code, negative for a signal; None if nobody can tell.
         max_rss: The most memory that it had resident, bytes; 0 if nobody can tell.
+        cpu: Seconds of CPU that it and the processes that it has waited for have used; 0 if nobody can tell.
         exhausted: The most memory of its cgroup, bytes, if the kernel killed it because it needed more; else 0.
     """
 
     code: int | None
     max_rss: int = 0
+    cpu: float = 0.0
     exhausted: int = 0
 
 
@@ -172,7 +174,7 @@ def _wait(pid: int, *, alone: bool) -> Exit:
         _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:  # somebody else was faster
         return Exit(None)
-    return Exit(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MAXRSS_UNIT)
+    return Exit(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MAXRSS_UNIT, usage.ru_utime + usage.ru_stime)
 
 
 def describe(found: Exit) -> str:

@@ -40,29 +40,32 @@ class Nursery:
         self._making = asyncio.Lock()
         self._groups = open_groups(worker)
 
-    async def bear(self, sock: int, board: int, slots: int, limits: Limits | None) -> Process:
+    async def bear(self, sock: int, board: int, slots: int, limits: Limits | None, *, copy: bool) -> Process:
         """Starts a process.
 
         Args:
             sock, board: Descriptors that it inherits.
+            copy: It should be a copy of one that has imported the app, if there can be any.
 
         Raises:
             OSError: The system does not let it.
         """
         if limits is None or self._groups is None:
-            return await self._bear(sock, board, slots, limits, None)
+            return await self._bear(sock, board, slots, limits, None, copy)
         group = self._groups.make(limits.max_memory)
         try:
-            return await self._bear(sock, board, slots, limits, group)
+            return await self._bear(sock, board, slots, limits, group, copy)
         except BaseException:
             if group is not None:
                 group.kill()
                 group.remove()
             raise
 
-    async def _bear(self, sock: int, board: int, slots: int, limits: Limits | None, group: Group | None) -> Process:
+    async def _bear(
+        self, sock: int, board: int, slots: int, limits: Limits | None, group: Group | None, copy: bool
+    ) -> Process:
         options = self._options
-        if options.preload or limits is not None:
+        if options.preload or copy:
             template = await self.prepare()
             if template is not None:
                 return await template.fork(sock, board, slots, options.grace, limits, group)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -31,8 +32,14 @@ _SPEECHLESS = 1.0
 _QUIET = 1.0
 _ENDS = frozenset(TRANSITIONS[JobState.RUNNING])
 
-Bear = Callable[[int, int, int, Limits | None], Awaitable[Process]]
-"""Starts a process, given the descriptors of its socket and board, its slots and its limits."""
+
+class Bear(Protocol):
+    """Starts a process, given the descriptors of its socket and board, its slots and its limits."""
+
+    def __call__(
+        self, sock: int, board: int, slots: int, limits: Limits | None, *, copy: bool
+    ) -> Awaitable[Process]: ...
+
 
 log = logging.getLogger("mouso.worker")
 
@@ -132,7 +139,9 @@ class ChildProcess(asyncio.BufferedProtocol):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = await bear(theirs.fileno(), self.board.descriptor, self.slots, self.limits)
+                self._process = await bear(
+                    theirs.fileno(), self.board.descriptor, self.slots, self.limits, copy=self.spare
+                )
             except BaseException:
                 ours.close()
                 raise

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from mouso.brokers.base import BATCH, Broker, Update, Want
 from mouso.clock import SYSTEM
+from mouso.config import counted
 from mouso.errors import BrokerError, ConfigError
 from mouso.job import Outcome
 from mouso.observe.metrics import Metrics
@@ -284,7 +285,9 @@ class Pump:
         """The outcomes that the store has taken; of a repeated one it may have done so the first time."""
         late = [o for o in outcomes if o.key in fenced and (o.key, o.token) not in self._repeated]
         if late:
-            log.warning("%d outcomes came too late and were fenced: their jobs had been taken over", len(late))
+            log.warning(
+                "%s came too late and changed nothing: the jobs had been taken over", counted(len(late), "outcome")
+            )
         self._repeated.clear()
         return [outcome for outcome in outcomes if outcome.key not in fenced]
 

@@ -25,6 +25,7 @@ import msgspec
 from mouso.brokers import connect
 from mouso.brokers.base import Retention, WorkerInfo
 from mouso.clock import SYSTEM
+from mouso.config import counted
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
 from mouso.job import JobState, Outcome
@@ -201,8 +202,9 @@ class Supervisor:
         self._pump.metrics = self._vitals.metrics
         self._vitals.joined(self._line, self._info, lambda: self._renewed)
         log.info(
-            "worker %s serves %s with %d processes of %d slots: %d tasks from %s",
-            self._name, broker.url, self._count, self._options.concurrency, len(hello.tasks), self._options.app,
+            "worker %s serves %s with %s of %s: %s from %s",
+            self._name, broker.url, counted(self._count, "process", "processes"),
+            counted(self._options.concurrency, "slot"), counted(len(hello.tasks), "task"), self._options.app,
         )  # fmt: skip
 
     def learn(self) -> None:
@@ -239,8 +241,9 @@ class Supervisor:
         """Gives back, waits, interrupts, releases, retires."""
         self._vitals.stopping()
         self._pump.claiming = False
-        deadline = SYSTEM.monotonic() + self._options.grace
-        log.info("stopping: %d jobs run, they have %g s", self._fleet.running, self._options.grace)
+        grace = self._options.grace
+        deadline = SYSTEM.monotonic() + grace
+        log.info("stopping: %s, with %g s to end", counted(self._fleet.running, "job runs", "jobs run"), grace)
         self._fleet.drain()
         await self._until(lambda: not self._fleet.busy, deadline)
         self._fleet.interrupt("shutdown")
@@ -364,11 +367,14 @@ class Supervisor:
     async def _reap(self) -> None:
         """Gives back the jobs of workers that are proven dead or whose lease has ended."""
         broker = self._line.broker
-        dead = [worker.id for worker in await self._line.call(broker.workers) if proven_dead(worker, self._here)]
-        lost = [worker for worker in dead if self._buried(worker)]
+        known = await self._line.call(broker.workers)
+        lost = [worker.id for worker in known if proven_dead(worker, self._here) and self._buried(worker.id)]
         for worker in lost:
             await self._line.call(broker.retire, worker)
-        lost += await self._line.call(broker.reap, _STEP)
+        overdue = sum(worker.running for worker in known if worker.lease_left == 0)
+        for _ in range(overdue // _STEP + 1):
+            lost += await self._line.call(broker.reap, _STEP)
+        lost = [worker for worker in lost if worker != self._id]  # if it was late itself, its next beat tells
         for worker in lost:
             log.warning("worker %s is lost; its jobs are available again", worker)
         self._tell([Event("worker.lost", worker) for worker in lost])

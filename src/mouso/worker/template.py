@@ -68,11 +68,12 @@ class Unborn(msgspec.Struct, tag="unborn", array_like=True):
 
 
 class Ended(msgspec.Struct, tag="ended", array_like=True):
-    """A child has ended, with this exit code (negative for a signal) and most KiB resident."""
+    """A child has ended, with this exit code (negative for a signal), most KiB resident, and seconds of CPU."""
 
     pid: int
     code: int
     max_rss: int
+    cpu: float
 
 
 FromTemplate = Ready | Unfit | Born | Unborn | Ended
@@ -171,7 +172,8 @@ def _report_ended(control: socket.socket, copies: dict[int, bool]) -> None:
             end_programs(found.si_pid, alone=alone)
         pid, status, usage = os.wait4(found.si_pid, 0)
         if alone is not None:  # else it is a program that the app started when it was imported
-            control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss)))
+            cpu = usage.ru_utime + usage.ru_stime
+            control.send(encode(Ended(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss, cpu)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from mouso.brokers.base import LEASE_MS, WorkerInfo
 from mouso.clock import SYSTEM
+from mouso.config import counted
 from mouso.observe.health import HealthServer, listen, parse_address
 from mouso.observe.metrics import Metrics, Snapshot
 from mouso.observe.notify import Notifier
@@ -22,7 +23,7 @@ from mouso.worker.fleet import Fleet
 from mouso.worker.pump import Line, Pump
 from mouso.worker.watchdog import Watchdog
 
-_LOOK = 1.0
+_LOOK, _LOOK_UNREADY = 1.0, 0.05
 _STALLED = 20.0
 """Seconds without a step of the pump, which makes one a second even when there is nothing to do."""
 _OVERDUE = 10.0
@@ -93,12 +94,12 @@ class Vitals:
             if not ready and not self.unready():
                 ready = True
                 self._notifier.ready()
-            pause = _LOOK
+            pause = _LOOK if ready else _LOOK_UNREADY
             if self._notifier.interval is not None:
                 if SYSTEM.monotonic() >= next_tick and not self._stuck():
                     self._notifier.tick()
                     next_tick = SYSTEM.monotonic() + self._notifier.interval
-                pause = min(_LOOK, max(next_tick - SYSTEM.monotonic(), self._notifier.interval / 4))
+                pause = min(pause, max(next_tick - SYSTEM.monotonic(), self._notifier.interval / 4))
             await asyncio.sleep(pause)
 
     def _stuck(self) -> bool:
@@ -134,7 +135,7 @@ class Vitals:
         """A sentence on how the worker is."""
         census = self._fleet.census()
         if self._stopping:
-            return f"stopping: {census.running} {'job runs' if census.running == 1 else 'jobs run'}"
+            return f"stopping: {counted(census.running, 'job runs', 'jobs run')}"
         if why := self.unready():
             return why
         ready, wanted = census.ready, self._fleet.size

@@ -11,19 +11,29 @@ from mouso.brokers.sqlite import rows
 from mouso.brokers.sqlite.producing import holder
 from mouso.job import FINAL, LIVE, JobState, UniqueScope
 
-_OLDEST = """
-SELECT o.queue, min(j.enqueued_at) FROM (
-    SELECT queue, min(seq) AS seq FROM mouso_live WHERE state = 'available' GROUP BY queue
-    UNION ALL
-    SELECT l.queue, min(l.seq) FROM mouso_parked JOIN mouso_live l USING (seq) WHERE l.state = 'parked' GROUP BY l.queue
-) o JOIN mouso_jobs j USING (seq) GROUP BY 1
+_AVAILABLE = """
+SELECT a.queue, a.n, j.enqueued_at FROM (
+    SELECT queue, count(*) AS n, min(seq) AS seq FROM mouso_live INDEXED BY mouso_live_available
+    WHERE state = 'available' GROUP BY queue
+) a JOIN mouso_jobs j USING (seq)
 """
-
+_PARKED = """
+SELECT l.queue, min(j.enqueued_at) FROM mouso_parked JOIN mouso_live l USING (seq) JOIN mouso_jobs j USING (seq)
+WHERE l.state = 'parked' GROUP BY l.queue
+"""
+_NOT_AVAILABLE = "SELECT queue, state, count(*) FROM mouso_live NOT INDEXED WHERE state <> 'available' GROUP BY 1, 2"
 _STRAY = [
-    ("mouso_live", f"<> 'available' AND t.state NOT IN ({rows.KNOWN_LIVE})"),
-    ("mouso_history", f"<> 'completed' AND t.state NOT IN ({rows.KNOWN_FINAL})"),
+    ("mouso_live t", f"t.state <> 'available' AND t.state NOT IN ({rows.KNOWN_LIVE})"),
+    ("mouso_history t", f"t.state <> 'completed' AND t.state NOT IN ({rows.KNOWN_FINAL})"),
 ]
 """Where jobs are that ``rows.state_of`` takes for dead."""
+_INDEXES = {
+    JobState.AVAILABLE: ("mouso_live_available", "state = 'available'"),
+    JobState.RUNNING: ("mouso_live_running", "state = 'running'"),
+    JobState.SCHEDULED: ("mouso_live_due", "due IS NOT NULL"),
+    JobState.RETRYABLE: ("mouso_live_due", "due IS NOT NULL"),
+}
+_FEW = 5000
 _MAKE_AVAILABLE = """
 UPDATE mouso_live SET state = 'available', due = NULL, worker = NULL
 WHERE seq = ? AND state NOT IN ('pending', 'available', 'parked', 'running')
@@ -155,17 +165,20 @@ def find(tx: sqlite3.Connection, where: JobFilter) -> list[int]:
     if where.parked is not None:
         live &= {rows.PARKED} if where.parked else live - {rows.PARKED}
     history = {s.value for s in states & FINAL} if not where.parked else set()
-    walks = [("mouso_live", f"= '{state}'") for state in sorted(live)]  # one each, which can use the index of its state
-    walks += [("mouso_history", f"= '{state}'") for state in sorted(history)]
+    walks = [_walk(tx, state) for state in sorted(live)] + [
+        ("mouso_history t", f"t.state = '{s}'") for s in sorted(history)
+    ]
     if JobState.DEAD in history:
         walks += _STRAY
+    if len(live) + len(history) == len(JobState) + 1:
+        walks = [("mouso_live t", "true"), ("mouso_history t", "true")]
     found: list[int] = []
-    for table, state in walks:
-        sql = f"SELECT t.seq FROM {table} t"
+    for source, condition in walks:
+        sql = f"SELECT t.seq FROM {source}"
         values: list[object] = []
         if where.task is not None:
             sql += " JOIN mouso_jobs j USING (seq)"
-        sql += f" WHERE t.state {state}"
+        sql += f" WHERE {condition}"
         for clause, value in (
             (" AND t.seq < ?", after),
             (" AND t.queue = ?", where.queue),
@@ -178,6 +191,19 @@ def find(tx: sqlite3.Connection, where: JobFilter) -> list[int]:
     return sorted(found, reverse=True)[: where.limit]
 
 
+def _walk(tx: sqlite3.Connection, state: str) -> tuple[str, str]:
+    """Where the live jobs of a state are: if they are few in its index, else in the table, which is in order of seq."""
+    if state == rows.PARKED:
+        return "mouso_live t", "t.seq IN (SELECT seq FROM mouso_parked) AND t.state = 'parked'"
+    if state not in _INDEXES:
+        return "mouso_live t", f"t.state = '{state}'"
+    index, condition = _INDEXES[JobState(state)]
+    few = f"SELECT 1 FROM mouso_live INDEXED BY {index} WHERE {condition} LIMIT {_FEW}"
+    (n,) = tx.execute(f"SELECT count(*) FROM ({few})").fetchone()
+    how = f"INDEXED BY {index}" if n < _FEW else "NOT INDEXED"
+    return f"mouso_live t {how}", f"t.{condition} AND t.state = '{state}'"
+
+
 def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
     """Counts by queue and state."""
     counts: dict[str, Counter[JobState]] = {}
@@ -185,11 +211,16 @@ def queues(tx: sqlite3.Connection, now: int) -> list[QueueInfo]:
     for name, paused, until in tx.execute("SELECT name, paused, paused_until FROM mouso_queues"):
         counts[name] = Counter()
         pauses[name] = (bool(paused) and (until is None or until > now), until)
-    for queue, state, n in tx.execute("SELECT queue, state, count(*) FROM mouso_live GROUP BY queue, state"):
+    oldest: dict[str, int] = {}
+    for queue, n, at in tx.execute(_AVAILABLE):
+        counts.setdefault(queue, Counter())[JobState.AVAILABLE] += n
+        oldest[queue] = max(now - at, 0)
+    for queue, at in tx.execute(_PARKED):
+        oldest[queue] = max(now - at, oldest.get(queue, 0))
+    for queue, state, n in tx.execute(_NOT_AVAILABLE):
         counts.setdefault(queue, Counter())[rows.state_of(state, None)] += n
     for queue, state, n in tx.execute("SELECT queue, state, n FROM mouso_tallies WHERE n > 0"):
         counts.setdefault(queue, Counter())[rows.state_of(None, state)] += n
-    oldest = {queue: max(now - at, 0) for queue, at in tx.execute(_OLDEST)}
     infos = []
     for name in sorted(counts):
         paused, until = pauses.get(name, (False, None))

@@ -254,7 +254,7 @@ INSERT INTO mouso_runs (seq, claims, attempt, worker, {column}) SELECT seq, clai
 FROM mouso_live WHERE seq = ? AND claims = ?
 ON CONFLICT DO UPDATE SET worker = excluded.worker, {column} = excluded.{column}
 """
-_END = "UPDATE mouso_runs SET worker = ?, run = ? WHERE seq = ? AND claims = ?"
+_END = "UPDATE mouso_runs SET worker = ?, run = ? WHERE seq = ? AND claims = ? AND coalesce(log, stack) IS NOT NULL"
 _TRIM = f"DELETE FROM mouso_runs WHERE seq = ? AND claims <= ? - {KEPT_RUNS}"
 
 

@@ -145,7 +145,7 @@ def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int,
         column = outcome.charge.value
         tx.execute(f"UPDATE mouso_live SET {column} = {column} + 1 WHERE seq = ?", (seq,))
     state, reason = outcome.state, outcome.reason
-    if row[0] and state is not JobState.COMPLETED:
+    if row[0] and state not in (JobState.COMPLETED, JobState.CANCELLED):
         state, reason = JobState.CANCELLED, "cancelled"
     if state.final:
         rows.finish(tx, seq, state, now, tallies, reason=reason, worker=worker, outcome=outcome)

@@ -341,6 +341,17 @@ class Stacks(Suite):
         stack = Stack(clock.now(), "here")
         assert broker.runs("a") == [RunInfo(token=1, attempt=1, end=end, worker=W1, stack=stack, **TOOK)]
 
+    @pytest.mark.parametrize("answered", [False, True])
+    def test_a_wish_without_an_answer_leaves_nothing(self, broker: Broker, answered: bool) -> None:
+        enqueue(broker, "a")
+        lease = claim_one(broker)
+        if answered:
+            assert broker.ask_stack("a")
+            broker.report(W1, [Update(lease.key, lease.token, stack="here")])
+        assert broker.ask_stack("a")
+        assert settle(broker, release(lease)) == []
+        assert broker.runs("a") == []
+
     def test_cancel_comes_as_well(self, broker: Broker) -> None:
         """``cancel`` for each running claim that somebody asked to cancel, ``stack`` for each whose stack was asked."""
         enqueue(broker, "a")
