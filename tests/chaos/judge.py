@@ -209,7 +209,8 @@ def _check_row(row: Job, expected: Expected, runs: list[Run], case: Case, verdic
     if row.attempts > len(fails):
         say(f"{row.id}: charged {row.attempts} attempts, but only {len(fails)} runs failed")
     if expected.failures is not None and row.attempts != expected.failures:
-        say(f"{row.id}: charged {row.attempts} attempts instead of {expected.failures}")
+        why = "; ".join(f"{error.type}: {error.message}" for error in row.errors)
+        say(f"{row.id} ({row.task}): charged {row.attempts} attempts instead of {expected.failures}: {why}")
     # A hostile job may come to its end and have ruined its process all the same.
     cut = [run for run in runs if _died_under(run, case) or (run.pid in case.deaths and not expected.innocent)]
     if row.crashes > len(cut) or (row.crashes and not any(fault.kills for fault in case.faults)):
