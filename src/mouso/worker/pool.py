@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import math
 import os
 import threading
@@ -38,6 +39,8 @@ from mouso.worker.frames import Outcomes, Reports, portions
 from mouso.worker.loopwatch import LoopWatch
 from mouso.worker.meter import Meter
 from mouso.worker.outcomes import release
+
+log = logging.getLogger("mouso.worker")
 
 TICK = 0.001
 SLOW_TICK = 0.01
@@ -96,6 +99,7 @@ class Pool:
         self._occupied = 0
         self._idle: list[threading.Lock] = []
         self._threads = 0
+        self._short_of_threads = False
         self._slots = list(range(2 * concurrency - 1, concurrency - 1, -1))
         self._runs: dict[int | str, Run] = {}
         self._stopping = ""
@@ -271,14 +275,28 @@ class Pool:
         while most > 0 and waiting > 0 and self._occupied < self._concurrency:
             if self._queue[0].lease.task in self._coroutines:
                 return
-            self._occupied += 1
             if self._idle:
                 self._idle.pop().release()
-            else:
-                slot, self._threads = self._threads, self._threads + 1
-                threading.Thread(target=self._work, args=(slot,), name=f"mouso-{slot}", daemon=True).start()
+            elif not self._start_thread():
+                return
+            self._occupied += 1
             most -= 1
             waiting -= 1
+
+    def _start_thread(self) -> bool:
+        """One thread more; False, and it is said once, if the system does not let it: its job waits, or goes back."""
+        slot = self._threads
+        try:
+            threading.Thread(target=self._work, args=(slot,), name=f"mouso-{slot}", daemon=True).start()
+        except RuntimeError as error:
+            if not self._short_of_threads:
+                log.error(
+                    "process %d runs functions on %d threads, more cannot be started: %s", os.getpid(), slot, error
+                )
+            self._short_of_threads = True
+            return False
+        self._threads += 1
+        return True
 
     def _next_function(self, asleep: threading.Lock) -> tuple[_Waiting | None, list[Lease]]:
         """The next plain function's job for a thread that has a slot, and coroutine jobs met on the way.
