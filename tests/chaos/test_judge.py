@@ -46,7 +46,7 @@ def test_a_failure_that_was_counted_explains_the_next_run() -> None:
     lines = (line(1, "start"), line(2, "fail"), line(3, "start", token=2, attempt=2), line(4, "end", token=2))
     job = row(claims=2, attempts=1)
     assert violations(*lines, job=job, accepted={JOB: Expected(failures=1)}) == []
-    assert violations(*lines, job=job) == ["j: charged 1 attempts instead of 0"]
+    assert violations(*lines, job=job) == ["j (t): charged 1 attempts instead of 0: "]
 
 
 def test_a_kill_explains_the_next_run() -> None:

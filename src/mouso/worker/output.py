@@ -276,6 +276,8 @@ def open_output(level: str, form: str, output: str) -> None:
     tag_records()
     if output == "tagged":
         tap_output(as_json if form == "json" else tagged)
+    else:
+        list(_streams())  # or what is printed into a file would show when the process ends
 
 
 def tap_output(dress: Callable[[Context, str, str], str] = tagged) -> None:
@@ -288,6 +290,7 @@ def tap_output(dress: Callable[[Context, str, str], str] = tagged) -> None:
 
 
 def _streams() -> Iterator[tuple[str, TextIO]]:
+    """Those of stdout and stderr that have a descriptor, made to write line by line."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:

@@ -106,7 +106,10 @@ def main(arguments: list[str]) -> int:
     gc.collect()
     gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
     control.send(encode(Ready()))
-    return _serve(control, path, folder)
+    try:
+        return _serve(control, path, folder)
+    except ConnectionError:  # the supervisor is gone; a copy is past this when it talks to it
+        return 0
 
 
 def _serve(control: socket.socket, path: str, folder: str) -> int:
