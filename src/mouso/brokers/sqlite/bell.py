@@ -24,6 +24,7 @@ CALLERS = "c"
 _LONGEST_PATH = 100
 _SETTLED = 0.05
 _POLL = 0.02
+_LOOK, _MARGIN = 0.002, 0.001
 
 
 class Bells:
@@ -34,17 +35,21 @@ class Bells:
         self._lock = threading.Lock()
         self._lines: dict[str, socket.socket] = {}
         self._listed = -1
+        self._look_at = 0.0
 
     def ring(self, kind: str) -> None:
         """Rings every listener of a kind."""
         if not hasattr(socket, "AF_UNIX"):
             return
-        try:
-            changed = os.stat(self._folder).st_mtime_ns
-        except OSError:
-            return
-        if changed != self._listed:
-            self._list(changed)
+        now = SYSTEM.monotonic()
+        if now >= self._look_at:  # who rings hundreds of times a second need not look each time: that takes 2 µs
+            self._look_at = now + _LOOK
+            try:
+                changed = os.stat(self._folder).st_mtime_ns
+            except OSError:
+                return
+            if changed != self._listed:
+                self._list(changed)
         for name, line in list(self._lines.items()):
             if name.startswith(kind):
                 try:
@@ -150,12 +155,16 @@ class Listener:
         os.set_blocking(self._self_in, False)
         os.set_blocking(self._self_out, False)
         ear.setblocking(False)
+        self._fresh = True
         self._poll = select.poll()
         self._poll.register(ear, select.POLLIN)
         self._poll.register(self._self_in, select.POLLIN)
 
     def wait(self, timeout: float) -> Woken:
         """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
+        fresh, self._fresh = self._fresh, False
+        if fresh:  # who has looked for listeners just before may not ring this one yet
+            timeout = min(timeout, _LOOK + _MARGIN)
         ready = {fd for fd, _ in self._poll.poll(max(timeout, 0) * 1000)}
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -163,7 +172,7 @@ class Listener:
         if self._self_in in ready:
             os.read(self._self_in, 4096)
             return Woken.INTERRUPTED
-        return Woken.RUNG if ready else Woken.TIMEOUT
+        return Woken.RUNG if ready or fresh else Woken.TIMEOUT
 
     def interrupt(self) -> None:
         """Ends the wait that is under way, or else the next one."""
