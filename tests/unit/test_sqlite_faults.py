@@ -570,3 +570,30 @@ def test_a_table_that_is_gone(broker: Broker, path: Path, other: sqlite3.Connect
     other.execute("DROP TABLE mouso_live")
     assert "is no intact SQLite database (no such table: " in error_of(lambda: broker.enqueue([job("a")]), ConfigError)
     assert os.path.exists(path)
+
+
+SHORT_OF_MEMORY = """
+import sqlite3, sys
+from mouso.brokers import connect
+from mouso.errors import BrokerUnavailable
+from mouso.job import Job
+
+broker = connect(f"sqlite:///{sys.argv[1]}")
+broker.enqueue([Job(id="before", task="t")])
+sqlite3.connect(":memory:").execute("PRAGMA hard_heap_limit = 5000000")  # of the whole process, never to be raised
+try:
+    broker.enqueue([Job(id="large", task="t", payload=bytes(20_000_000))])
+except BrokerUnavailable as error:
+    print(error)
+broker.enqueue([Job(id="after", task="t")])
+print([job is not None for job in broker.get(["before", "large", "after"])])
+"""
+
+
+def test_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{path}: this process has no memory left; nothing was stored, free some and try again",
+        "[True, False, True]",
+    ]

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from mouso.brokers.base import BATCH, Broker, Update, Want
 from mouso.clock import SYSTEM
-from mouso.config import counted
+from mouso.config import counted, one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.job import Outcome
 from mouso.observe.metrics import Metrics
@@ -82,14 +82,14 @@ class Line:
         began = SYSTEM.monotonic()
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
-        except (BrokerError, ConfigError) as error:
+        except (BrokerError, ConfigError, MemoryError) as error:
             self.misplaced = isinstance(error, ConfigError)
             self._failing.add(verb.__name__ if verb.__name__ in _REGULAR else "heartbeat")
             if self.down_since is None:
                 self.down_since = began
                 self.outages += 1
-                log.error("the broker does not answer: %s", error)
-            raise Broken(str(error)) from error
+                log.error("the broker does not answer: %s", one_line(error))
+            raise Broken(one_line(error)) from error
         finally:
             del calls[number]
         if self.down_since is not None:

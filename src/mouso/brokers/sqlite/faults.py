@@ -16,6 +16,8 @@ from pathlib import Path
 
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 
+FAILURES = (sqlite3.Error, MemoryError)
+"""What a statement may raise; the second is how Python tells of SQLITE_NOMEM."""
 _UNDONE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_WRITE)
 _NO_STORE = ("unsupported file format", "no such table", "no such column")
 _SCARCE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -25,8 +27,12 @@ _DESCRIPTORS = 4
 """What opening a store takes: the file, its log, the log's index, and the folder for a moment."""
 
 
-def translate(error: sqlite3.Error, path: str) -> BrokerError | ConfigError:
+def translate(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | ConfigError:
     """An error of SQLite's in Mouso's words; what it interrupted was not stored."""
+    if isinstance(error, MemoryError):
+        return BrokerUnavailable(
+            f"{path}: this process has no memory left; nothing was stored, free some and try again"
+        )
     error = _first(error)
     kind = _code(error) & 0xFF
     if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or str(error).startswith(_NO_STORE):
@@ -47,7 +53,7 @@ def translate(error: sqlite3.Error, path: str) -> BrokerError | ConfigError:
     return BrokerUnavailable(f"{path}: {error}; nothing was stored, try again")
 
 
-def commit_failed(error: sqlite3.Error, path: str) -> BrokerError | ConfigError:
+def commit_failed(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | ConfigError:
     """What a failed COMMIT, which the caller has rolled back, means."""
     if _code(error) in _UNDONE or is_busy(error):
         return translate(error, path)
@@ -57,7 +63,7 @@ def commit_failed(error: sqlite3.Error, path: str) -> BrokerError | ConfigError:
     )
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error | MemoryError) -> bool:
     """Whether somebody else holds a lock."""
     return _code(error) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
@@ -74,7 +80,7 @@ def read_only(path: str) -> str:
     return f"{path} lies on a file system that is mounted read-only; remount it for writing or choose another file"
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: sqlite3.Error | MemoryError) -> int:
     return getattr(error, "sqlite_errorcode", 0)
 
 

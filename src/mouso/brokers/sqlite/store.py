@@ -165,11 +165,12 @@ class Store:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
             try:
                 connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error:
+            except faults.FAILURES:
+                _roll_back(connection)  # if memory was too short for that before
                 self._begin(connection, deadline, timeout)
             try:
                 yield connection
-            except sqlite3.Error as error:
+            except faults.FAILURES as error:
                 _roll_back(connection)
                 self._make_room(error)
                 raise self.translate(error) from error
@@ -178,7 +179,7 @@ class Store:
                 raise
             try:
                 connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except faults.FAILURES as error:
                 _roll_back(connection)
                 self._make_room(error)
                 raise faults.commit_failed(error, self.path) from error
@@ -200,7 +201,7 @@ class Store:
             try:
                 self._reader.execute("BEGIN")
                 yield self._reader
-            except sqlite3.Error as error:
+            except faults.FAILURES as error:
                 raise self.translate(error) from error
             finally:
                 _roll_back(self._reader)
@@ -242,7 +243,7 @@ class Store:
     def _connect(self, timeout: float = 5.0) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=timeout)
-        except sqlite3.Error as error:
+        except faults.FAILURES as error:
             raise self.translate(error) from error
         try:
             for pragma in (
@@ -255,7 +256,7 @@ class Store:
             ):
                 connection.execute(f"PRAGMA {pragma}")
             connection.text_factory = lenient
-        except sqlite3.Error as error:
+        except faults.FAILURES as error:
             connection.close()
             raise self.translate(error) from error
         return connection
@@ -278,7 +279,7 @@ class Store:
             except BaseException:
                 _roll_back(connection)
                 raise
-        except sqlite3.Error as error:
+        except faults.FAILURES as error:
             raise self.translate(error) from error
         return found
 
@@ -301,7 +302,7 @@ class Store:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 return
-            except sqlite3.OperationalError as error:
+            except faults.FAILURES as error:
                 if not faults.is_busy(error):
                     raise self.translate(error) from error
             if SYSTEM.monotonic() >= deadline:
@@ -327,7 +328,7 @@ class Store:
             self._written, self._look_at = 0, _LOOK_BYTES
             self._log_size = self._log()[0]
 
-    def _make_room(self, error: sqlite3.Error) -> None:
+    def _make_room(self, error: sqlite3.Error | MemoryError) -> None:
         """On a full disk: what the log holds is moved into the file, so that the next transactions can overwrite it."""
         now = SYSTEM.monotonic()
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL and now >= self._next_checkpoint:
@@ -381,7 +382,7 @@ class Store:
         finally:
             os.close(log)
 
-    def translate(self, error: sqlite3.Error) -> BrokerError | ConfigError:
+    def translate(self, error: sqlite3.Error | MemoryError) -> BrokerError | ConfigError:
         """A client's error in Mouso's words."""
         return faults.translate(error, self.path)
 
@@ -430,7 +431,7 @@ def _identity(path: str) -> tuple[int, ...] | None:
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        with suppress(sqlite3.Error):
+        with suppress(*faults.FAILURES):
             connection.execute("ROLLBACK")
 
 
