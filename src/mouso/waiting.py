@@ -53,8 +53,9 @@ class Listener:
             self._subscriptions.setdefault(job_id, []).append(subscription)
             self._closed = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mouso-listener", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="mouso-listener", daemon=True)
+                thread.start()  # a Ctrl-C may come before it has, and then there is none to be joined
+                self._thread = thread
             self._changed.notify()
         self._broker().interrupt()
         return subscription

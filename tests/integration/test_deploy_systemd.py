@@ -111,7 +111,7 @@ def test_the_service_serves_and_stops(boot: Boot) -> None:
     system = boot()
     system.run("systemctl", "start", "mouso.service")  # returns when the worker is ready
     assert system.show("ActiveState") == "active"
-    assert system.show("StatusText") == "serving"
+    system.wait("StatusText", "serving")
     assert system.mouso("enqueue", "add", "20", "22", "--wait") == "42"
     system.mouso("enqueue", "hold")
     wait_until(lambda: "running" in system.mouso("jobs"), timeout=30, interval=0.1)
@@ -171,7 +171,7 @@ def test_a_worker_that_is_frozen_is_started_again(boot: Boot) -> None:
     began = time.monotonic()
     with pytest.raises(AssertionError, match="not true within"):  # it ticks: nothing happens to it
         system.wait("NRestarts", "1", timeout=5)
-    assert system.show("StatusText") == "serving"
+    system.wait("StatusText", "serving")
     assert time.monotonic() - began > 4
     system.run("kill", f"-{signal.SIGSTOP.value}", system.show("MainPID"))
     system.wait("NRestarts", "1")

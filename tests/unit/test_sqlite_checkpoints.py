@@ -100,3 +100,16 @@ def test_many_writers_keep_the_log_short(broker: SQLiteBroker) -> None:
         one.close()
     with closing(sqlite3.connect(broker._store.path)) as check:
         assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_that_was_just_moved_away_is_not_made_anew(tmp_path: Path) -> None:
+    """Or who finds an empty file in its place would take that for another store."""
+    path = tmp_path / "jobs.db"
+    broker = connect_to(path)
+    broker.enqueue([Job(id="a", task="t")])
+    path.rename(tmp_path / "away.db")
+    assert not broker._store._checkpoint()
+    assert not path.exists()
+    (tmp_path / "away.db").rename(path)
+    assert [job is not None for job in broker.get(["a"])] == [True]
+    broker.close()

@@ -97,7 +97,7 @@ class Store:
                 try:
                     self._prepare(writer, deadline, timeout)
                     writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
-                    self._reader = self._connect()
+                    self._reader = self._connect(create=False)
                 except BaseException:
                     writer.close()
                     raise
@@ -240,9 +240,12 @@ class Store:
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(f"no permission to write {path}")
 
-    def _connect(self, timeout: float = 5.0) -> sqlite3.Connection:
+    def _connect(self, timeout: float = 5.0, *, create: bool = True) -> sqlite3.Connection:
+        place = self.path if create else f"{Path(self.path).as_uri()}?mode=rw"  # it may be moved away at any moment
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=timeout)
+            connection = sqlite3.connect(
+                place, uri=not create, isolation_level=None, check_same_thread=False, timeout=timeout
+            )
         except faults.FAILURES as error:
             raise self.translate(error) from error
         try:
@@ -361,7 +364,7 @@ class Store:
         """Whether the whole log was moved into the file. Nobody writes meanwhile, so nobody resets the log."""
         self._begin(writer, SYSTEM.monotonic() + _CHECKPOINT_WAIT, _CHECKPOINT_WAIT)
         try:
-            checkpointer = self._connect()
+            checkpointer = self._connect(create=False)
             try:
                 (busy, frames, moved) = checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             finally:
