@@ -14,7 +14,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RIGHT = [HERE / "tasks.py", HERE / "right.py"]
 WRONG = sorted(HERE.glob("wrong_*.py"))
-CHECKERS = ["mypy", "pyright"]
+# One checker, one test process: two mypys at once on one cache end with "INTERNAL ERROR" ("database is locked").
+CHECKERS = [pytest.param(name, marks=pytest.mark.xdist_group(f"typing-{name}")) for name in ("mypy", "pyright")]
 
 Rejected = dict[str, dict[int, str]]
 """``{file name: {line: message}}``."""
