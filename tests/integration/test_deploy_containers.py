@@ -200,7 +200,7 @@ def test_it_stops_when_its_jobs_have_ended(container: Container) -> None:
     container.run("mouso", "enqueue", "hold")
     wait_until(lambda: "running" in container.run("mouso", "jobs"), timeout=30, interval=0.1)
     container.send(signal.Signals[IMAGE.one("STOPSIGNAL")])
-    wait_until(lambda: "stopping: 1 job runs" in container.log, timeout=30)
+    wait_until(lambda: "stopping: 1 running job" in container.log, timeout=30)
     container.run("touch", "/data/go")
     assert container.wait() == 0
     assert "stopped" in container.log

@@ -116,7 +116,7 @@ def test_the_service_serves_and_stops(boot: Boot) -> None:
     system.mouso("enqueue", "hold")
     wait_until(lambda: "running" in system.mouso("jobs"), timeout=30, interval=0.1)
     system.run("systemctl", "stop", "--no-block", "mouso.service")
-    system.wait("StatusText", "stopping: 1 job runs")
+    system.wait("StatusText", "stopping: 1 running job")
     assert system.show("ActiveState") == "deactivating"
     system.run("touch", "/var/lib/shop/go")
     system.wait("ActiveState", "inactive")

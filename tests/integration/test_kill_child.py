@@ -6,6 +6,8 @@ import signal
 import time
 from collections import defaultdict
 
+import pytest
+
 from mouso.job import JobState
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.integration.history import Line
@@ -88,34 +90,22 @@ def test_next_start_within_a_second(bench: Bench) -> None:
         bench.wait_ready(worker, 2)
 
 
-def test_every_suspect_starts_again_within_a_second(bench: Bench) -> None:
-    """Long jobs that ran side by side do not wait for each other: each gets a child of its own."""
-    jobs = bench.app(PAUSES)
-    handles = jobs.pause.map([(n, 4.0) for n in range(3)])
-    worker = bench.worker(processes=1, concurrency=4)
-    bench.wait_for("start", count=3)
-    at = kill(worker.children()[0])
-    again = bench.wait_for("start", count=6)[3:]
-    assert {line.job for line in again} == {handle.id for handle in handles}
-    assert len({line.pid for line in again}) == 3, "suspects run alone"
-    assert max(line.at for line in again) - at < RECOVERY + 2 * SLACK
-    records = bench.wait_final(handles)
-    assert [(r.state, r.crashes) for r in records] == [("completed", 0)] * 3
+@pytest.mark.parametrize(("task", "jobs", "seconds"), [("pause", 3, 4.0), ("pause_coroutine", 40, 6.0)])
+def test_every_suspect_starts_again_within_a_second(bench: Bench, task: str, jobs: int, seconds: float) -> None:
+    """Jobs that ran side by side do not wait for each other: each gets a child of its own.
 
-
-def test_many_suspects_start_again_within_a_second(bench: Bench) -> None:
-    """Their processes are copies of one that has imported the app, so dozens can start at once."""
-    jobs = bench.app(PAUSES)
-    handles = jobs.pause_coroutine.map([(n, 6.0) for n in range(40)])
+    Such a child is a copy of one that has imported the app, so dozens can start at once.
+    """
+    handles = getattr(bench.app(PAUSES), task).map([(n, seconds) for n in range(jobs)])
     worker = bench.worker(processes=1, concurrency=40)
-    bench.wait_for("start", count=40)
+    bench.wait_for("start", count=jobs)
     at = kill(worker.children()[0])
-    again = bench.wait_for("start", count=80)[40:]
+    again = bench.wait_for("start", count=2 * jobs)[jobs:]
     assert {line.job for line in again} == {handle.id for handle in handles}
-    assert len({line.pid for line in again}) == 40, "suspects run alone"
+    assert len({line.pid for line in again}) == jobs, "suspects run alone"
     assert max(line.at for line in again) - at < RECOVERY + 2 * SLACK
     records = bench.wait_final(handles, timeout=60)
-    assert [(r.state, r.crashes) for r in records] == [("completed", 0)] * 40
+    assert [(r.state, r.crashes) for r in records] == [("completed", 0)] * jobs
     wait_until(lambda: len(worker.children()) == 1, message="the copies have ended")
 
 

@@ -147,7 +147,7 @@ def test_stopping_says_for_what_it_waits(bench: Bench, manager: Manager) -> None
     jobs.pause.delay(1, 2.5)
     bench.wait_for("start")
     worker.send(signal.SIGTERM)
-    manager.wait("STATUS", "stopping: 1 job runs")
+    manager.wait("STATUS", "stopping: 1 running job")
     assert manager.said("STOPPING") == ["1"]
     before = manager.ticks()
     wait_until(lambda: manager.ticks() > before, timeout=WAIT)  # it is not dead

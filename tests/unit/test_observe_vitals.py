@@ -106,7 +106,7 @@ def test_children_are_missing() -> None:
     assert scene.vitals.unready() == scene.vitals.status() == "no child process is ready"
 
 
-@pytest.mark.parametrize(("running", "said"), [(0, "0 jobs run"), (1, "1 job runs"), (3, "3 jobs run")])
+@pytest.mark.parametrize(("running", "said"), [(0, "0 running jobs"), (1, "1 running job"), (3, "3 running jobs")])
 def test_it_stops(running: int, said: str) -> None:
     scene = Scene().join()
     scene.census = scene.census._replace(running=running)

@@ -22,7 +22,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from mouso.clock import SYSTEM
@@ -277,28 +277,33 @@ def open_output(level: str, form: str, output: str) -> None:
     if output == "tagged":
         tap_output(as_json if form == "json" else tagged)
     else:
-        list(_streams())  # or what is printed into a file would show when the process ends
+        _by_line()
 
 
 def tap_output(dress: Callable[[Context, str, str], str] = tagged) -> None:
     """Puts taps in place of ``sys.stdout`` and ``sys.stderr``, those that have a descriptor."""
     allowance = Allowance()
-    for name, stream in _streams():
+    for name, stream in _by_line():
         tap = Tap(stream, allowance, name, dress)
         os.register_at_fork(after_in_child=tap.forked)
         setattr(sys, name, tap)
 
 
-def _streams() -> Iterator[tuple[str, TextIO]]:
-    """Those of stdout and stderr that have a descriptor, made to write line by line."""
+def _by_line() -> list[tuple[str, TextIO]]:
+    """Makes stdout and stderr write line by line, and returns those that have a descriptor.
+
+    Else what is printed into a file or a pipe would show when the process ends.
+    """
+    written = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:
             stream.fileno()
-            stream.reconfigure(line_buffering=True)  # or what no job writes would come much later than what jobs write
+            stream.reconfigure(line_buffering=True)
         except (AttributeError, OSError, ValueError):  # None, closed, or something that stands in for a file
             continue
-        yield name, stream
+        written.append((name, stream))
+    return written
 
 
 def tag_records() -> None:

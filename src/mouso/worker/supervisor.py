@@ -243,7 +243,7 @@ class Supervisor:
         self._pump.claiming = False
         grace = self._options.grace
         deadline = SYSTEM.monotonic() + grace
-        log.info("stopping: %s, with %g s to end", counted(self._fleet.running, "job runs", "jobs run"), grace)
+        log.info("stopping: %s, with %g s to end", counted(self._fleet.running, "running job"), grace)
         self._fleet.drain()
         await self._until(lambda: not self._fleet.busy, deadline)
         self._fleet.interrupt("shutdown")

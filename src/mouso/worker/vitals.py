@@ -135,7 +135,7 @@ class Vitals:
         """A sentence on how the worker is."""
         census = self._fleet.census()
         if self._stopping:
-            return f"stopping: {counted(census.running, 'job runs', 'jobs run')}"
+            return f"stopping: {counted(census.running, 'running job')}"
         if why := self.unready():
             return why
         ready, wanted = census.ready, self._fleet.size
