@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from collections import Counter
 
 import pytest
@@ -199,6 +200,22 @@ def test_idle_worker_ends_at_once(bench: Bench, number: int) -> None:
     assert worker.wait() == 0
     assert time.monotonic() - at < 1.5
     assert bench.producer.workers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_signals_without_end(bench: Bench, number: int) -> None:
+    """Until the process is gone: not even one in its last moments changes how it ends."""
+    bench.app(APP)
+    worker = bench.worker(processes=1)
+    worker.send(signal.SIGTERM)
+
+    def gone() -> bool:
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
+        return not worker.alive
+
+    wait_until(gone, timeout=30, interval=0.02 if number == signal.SIGQUIT else 0.002)
+    assert worker.wait() == 0, worker.log
 
 
 def test_signal_while_it_starts(bench: Bench) -> None:

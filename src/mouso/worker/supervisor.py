@@ -16,7 +16,7 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -110,9 +110,8 @@ class Supervisor:
         self._watchdog = Watchdog()
         self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
         self._fleet = Fleet(self._id, options, self._count, self._pump, self)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopped.set)
-        loop.add_signal_handler(signal.SIGQUIT, self._dump)
+        for number, answer in _SIGNALS.items():
+            signal.signal(number, lambda *_, answer=answer: loop.call_soon_threadsafe(answer, self))
         moving = asyncio.create_task(self._move())
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
         self.start(self._vitals.watch)
@@ -139,6 +138,12 @@ class Supervisor:
             self._watchdog.close()
             moving.cancel()
             self._vitals.end()
+            # Not by add_signal_handler: as the loop closes it would let the last signal end the process with its number.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _stop(self) -> None:
+        self._stopped.set()
 
     def _dump(self) -> None:
         """Writes the stacks of all threads of all processes to stderr."""
@@ -417,6 +422,13 @@ def _events(worker: str, outcome: Outcome) -> list[Event]:
         Event(name, worker, outcome.id, outcome.task, outcome.queue, outcome.run_seconds, outcome.reason, outcome.error)
         for name in names.get(outcome.state, ())
     ]
+
+
+_SIGNALS: Mapping[signal.Signals, Callable[[Supervisor], None]] = {
+    signal.SIGTERM: Supervisor._stop,
+    signal.SIGINT: Supervisor._stop,
+    signal.SIGQUIT: Supervisor._dump,
+}
 
 
 def _version() -> str:
