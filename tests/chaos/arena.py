@@ -8,6 +8,7 @@
 import json
 import math
 import os
+import re
 import select
 import signal
 import sqlite3
@@ -286,6 +287,16 @@ class Arena(Bench):
         self._check_workers()
         return verdict
 
+    def _complaints(self) -> str:
+        """What the workers warned of, but for jobs that failed as they were told to."""
+        said = [
+            f"{worker.pid}: {line}"
+            for worker in self.workers
+            for line in worker.log.splitlines()
+            if re.search(r" (WARNING|ERROR|CRITICAL) ", line) and "failed attempt" not in line
+        ]
+        return "\n".join(["the workers said:", *said])
+
     def verdict(self) -> Verdict:
         """What the judge says; violations fail the test."""
         self._deaths.close()
@@ -308,7 +319,9 @@ class Arena(Bench):
         )
         verdict = judge(case)
         assert not self.load.refused & rows.keys(), "enqueues that were refused are in the store"
-        assert not verdict.violations, f"{len(verdict.violations)} violations (seed {self.seed}):\n{verdict}"
+        assert not verdict.violations, (
+            f"{len(verdict.violations)} violations (seed {self.seed}):\n{verdict}\n{self._complaints()}"
+        )
         print(f"{len(rows)} jobs, {verdict.again} runs again, {len(self.faults)} faults; {verdict.recoveries}")
         return verdict
 
