@@ -276,7 +276,7 @@ def serve(
         if limits is not None:
             impose(limits)
             measure_process()
-        app = load_app(path, folder=Path(folder))
+        app = load_app(path, folder=Path(folder) if folder else None)
         if limits is not None and limits.max_cpu is not None:
             limit_cpu(limits.max_cpu)  # what importing took is not the job's
         if not app.tasks:
