@@ -290,7 +290,8 @@ def serve(
     except BaseException:  # a job stopped the loop
         log.exception("child %d is broken and ends", os.getpid())
         os._exit(_BROKEN)
-    runner.close()
+    with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with
+        runner.close()
     app.close()
     return 0
 
