@@ -105,7 +105,9 @@ def cage(bench: Bench) -> Iterator[Cage]:
         yield made
 
 
-@pytest.mark.parametrize(("name", "reason"), [("forks", "timeout"), ("forks_alone", "timeout"), ("programs", "attempts")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("forks", "timeout"), ("forks_alone", "timeout"), ("programs", "attempts")]
+)
 def test_a_fork_bomb_ends_and_harms_nobody(bench: Bench, cage: Cage, name: str, reason: str) -> None:
     jobs = bench.app(BOMBS + SOUND)
     worker = cage.worker(bench)

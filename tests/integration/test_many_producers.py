@@ -1,4 +1,4 @@
-"""Very many producers that enqueue at the same moment: each job is stored once, or its caller is told that it is not."""
+"""Very many producers that enqueue at the same moment: each job is stored once, or its caller is told it is not."""
 
 import contextlib
 import json

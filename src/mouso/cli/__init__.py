@@ -192,7 +192,7 @@ def _mend_streams() -> None:
 
 
 def _mend_size() -> None:
-    """Forgets ``$COLUMNS`` and ``$LINES`` that are no size, over which rich would stumble: it asks the terminal then."""
+    """Forgets ``$COLUMNS`` and ``$LINES`` that are no size, over which rich stumbles: then it asks the terminal."""
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("[1-9][0-9]{0,8}", os.environ.get(name, "1")):
             del os.environ[name]
