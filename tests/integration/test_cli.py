@@ -239,6 +239,14 @@ def test_ids_are_whole(shop: Shop, columns: int) -> None:
     assert id_ in on_terminal("jobs", columns=columns)
 
 
+@pytest.mark.parametrize("columns", ["", "0", "-1", "abc", "²", "9" * 30, "9" * 5000])
+def test_a_width_that_is_none(shop: Shop, columns: str) -> None:
+    (id_,) = shop.enqueue()
+    assert id_ in on_terminal("jobs", COLUMNS=columns, LINES=columns)
+    assert "0 errors" in (text := on_terminal("doctor", COLUMNS=columns, LINES=columns))
+    assert "no worker is alive" in text
+
+
 def test_progress_is_shown_while_waiting(shop: Shop) -> None:
     shop.join()
     master, slave = pty.openpty()

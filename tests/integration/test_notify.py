@@ -96,6 +96,18 @@ def test_an_abstract_socket(bench: Bench) -> None:
         assert manager.ticks() == 0
 
 
+def test_an_address_of_any_bytes_and_a_time_that_is_none(bench: Bench, tmp_path: Path) -> None:
+    bench.app(SOUND)
+    odd = os.fsdecode(b"\xff\xfe")
+    with contextlib.closing(Manager(str(tmp_path / odd))) as manager:
+        worker = bench.start("-p", "1", NOTIFY_SOCKET=manager.address, WATCHDOG_USEC=odd)
+        manager.wait("READY", "1")
+        assert worker.stop() == 0
+        manager.wait("STOPPING", "1")
+        assert manager.ticks() == 0
+    assert worker.log.count("WATCHDOG_USEC '\\udcff\\udcfe' is no number of microseconds") == 1
+
+
 def test_the_watchdog_ticks_at_half_of_its_time(bench: Bench, manager: Manager) -> None:
     bench.app(SOUND)
     started(bench, manager, watchdog=1.0)

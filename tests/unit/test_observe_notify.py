@@ -42,10 +42,22 @@ def test_the_variables_are_taken_out() -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
         ({"WATCHDOG_USEC": "٣"}, None),
         ({"WATCHDOG_USEC": "9" * 5000}, None),
+        ({"WATCHDOG_USEC": "9" * 19}, 9999999999999999999 / 2e6),
+        ({"WATCHDOG_USEC": "1"}, 0.01),
     ],
 )
 def test_half_of_the_watchdogs_time(variables: dict[str, str], interval: float | None) -> None:
     assert made(NOTIFY_SOCKET="@x", **variables)[0].interval == interval
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "1e6", "1.5", "٣", " ", "9" * 5000, "\udcff"])
+def test_a_time_that_is_none_is_named(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "mouso"):
+        made(NOTIFY_SOCKET="@x", WATCHDOG_USEC=value)
+        made(NOTIFY_SOCKET="@x", WATCHDOG_USEC=value, WATCHDOG_PID="1")  # which is for somebody else
+    assert [record.getMessage() for record in caplog.records] == [
+        f"WATCHDOG_USEC {value!r:.80} is no number of microseconds; there is no watchdog"
+    ]
 
 
 @pytest.mark.parametrize("address", ["vsock:2:1234", "run/notify", "@", "/", " "])

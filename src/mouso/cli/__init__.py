@@ -1,6 +1,7 @@
 """The ``mouso`` command.
 
-1. ``main`` mends closed standard streams, so that no file or socket is ever opened in their place.
+1. ``main`` mends closed standard streams, so that no file or socket is ever opened in their place, and forgets a size
+   of the terminal that is none.
 2. The command's own module is imported, and no other: ``mouso --version`` needs neither the brokers nor rich.
 3. Whatever goes wrong becomes one line on stderr and an exit code (``mouso.cli.report``); Ctrl-C is a quiet 130.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
@@ -138,6 +140,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _mend_streams()
+    _mend_size()
     try:
         code = _run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
@@ -186,6 +189,13 @@ def _mend_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _mend_size() -> None:
+    """Forgets ``$COLUMNS`` and ``$LINES`` that are no size, over which rich stumbles: then it asks the terminal."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,8}", os.environ.get(name, "1")):
+            del os.environ[name]
 
 
 def _silence(stream: TextIO) -> None:

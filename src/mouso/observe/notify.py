@@ -14,6 +14,8 @@ from collections.abc import MutableMapping
 from mouso.config import printable
 
 _STATUS = 500
+_OFTEN = 0.01
+"""Seconds: the shortest time between two ticks."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -47,10 +49,13 @@ class Notifier:
         if address and (address[0] not in "/@" or len(address) == 1):
             log.warning("NOTIFY_SOCKET %.80r is neither a path nor an abstract socket; nobody is notified", address)
             address = ""
-        ours = pid in ("", str(os.getpid()))
-        if not (ours and microseconds.isascii() and microseconds.isdecimal() and len(microseconds) < 20):
+        if not microseconds or pid not in ("", str(os.getpid())):
             return cls(address)
-        return cls(address, int(microseconds) / 2e6 or None)
+        if not (microseconds.isascii() and microseconds.isdecimal() and len(microseconds) < 20):
+            log.warning("WATCHDOG_USEC %.80r is no number of microseconds; there is no watchdog", microseconds)
+            return cls(address)
+        interval = int(microseconds) / 2e6
+        return cls(address, max(interval, _OFTEN) if interval else None)
 
     @property
     def active(self) -> bool:

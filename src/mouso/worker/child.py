@@ -276,7 +276,7 @@ def serve(
         if limits is not None:
             impose(limits)
             measure_process()
-        app = load_app(path, folder=Path(folder))
+        app = load_app(path, folder=Path(folder) if folder else None)
         if limits is not None and limits.max_cpu is not None:
             limit_cpu(limits.max_cpu)  # what importing took is not the job's
         if not app.tasks:
@@ -290,7 +290,8 @@ def serve(
     except BaseException:  # a job stopped the loop
         log.exception("child %d is broken and ends", os.getpid())
         os._exit(_BROKEN)
-    runner.close()
+    with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with
+        runner.close()
     app.close()
     return 0
 

@@ -120,7 +120,7 @@ class Template:
         with theirs:
             command = [sys.executable, "-P", "-m", "mouso.worker.template", worker, str(theirs.fileno())]
             command += [options.log_level, options.log_format, options.output]
-            command += [options.app, options.folder or os.getcwd()]
+            command += [options.app, options.folder]
             try:
                 process = Spawned(command, (theirs.fileno(),))
             except BaseException:

@@ -49,8 +49,12 @@ class LoopWatch:
     def wake(self) -> None:
         """A job has been put on the loop."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="mouso-loop-watch", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._watch, name="mouso-loop-watch", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has none left: the job runs unwatched, and the next one tries again
+                return
+            self._thread = thread
         self.awake = True
         self._work.set()
 

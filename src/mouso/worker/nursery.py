@@ -83,7 +83,7 @@ class Nursery:
             options.log_format,
             options.output,
             options.app,
-            options.folder or os.getcwd(),
+            options.folder,
             msgspec.json.encode(limits).decode(),
         ]
         return Spawned(command, (sock, board), alone=limits is not None, group=group)

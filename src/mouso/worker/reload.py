@@ -63,15 +63,17 @@ def stamps(folder: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
 
 def folders(options: WorkerOptions) -> list[str]:
     """The folders to watch: the one that the worker was started in, and that of an app which lies elsewhere."""
-    here = os.path.realpath(options.folder or os.getcwd())
+    here = []
+    with contextlib.suppress(FileNotFoundError):  # it was deleted, and the app lies elsewhere
+        here.append(os.path.realpath(options.folder or os.getcwd()))
     name = options.app.partition(":")[0].partition(".")[0]
-    found = PathFinder.find_spec(name, [here])
+    found = PathFinder.find_spec(name, here)
     if found is None:
         with contextlib.suppress(ImportError, ValueError):
             found = importlib.util.find_spec(name)
     places = [] if found is None else [*(found.submodule_search_locations or ()), *_beside(found.origin)]
     elsewhere = {os.path.realpath(place) for place in places if "site-packages" not in Path(place).parts}
-    return [here, *sorted(place for place in elsewhere if not Path(place).is_relative_to(here))]
+    return [*here, *sorted(place for place in elsewhere if not any(Path(place).is_relative_to(each) for each in here))]
 
 
 def _beside(origin: str | None) -> list[str]:

@@ -70,7 +70,12 @@ def main(options: WorkerOptions) -> int:
     """
     share_arenas()
     log_to_stderr(options.log_level, options.log_format)
-    return asyncio.run(Supervisor(options, Vitals(options)).run())
+    runner = asyncio.Runner()
+    try:
+        return runner.run(Supervisor(options, Vitals(options)).run())
+    finally:
+        with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with
+            runner.close()
 
 
 class Supervisor:

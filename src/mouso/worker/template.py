@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(int(control_descriptor), False)
     control = socket.socket(fileno=int(control_descriptor))
     try:
-        load_app(path, folder=Path(folder))
+        load_app(path, folder=Path(folder) if folder else None)
     except (ConfigError, BrokerError) as error:
         control.send(encode(Unfit(str(error)[:_MOST_SAID], loaded=False)))
         return 2

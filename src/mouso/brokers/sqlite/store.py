@@ -299,8 +299,13 @@ class Store:
                 raise self._locked(timeout)
 
     def _begin(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
-        """Takes the write lock. SQLite's own busy handler sleeps 1 ms and more; many writers want less than that."""
+        """Takes the write lock. SQLite's own busy handler sleeps 1 ms and more; many writers want less than that.
+
+        The longer it takes, the more of them there may be, and hundreds that tried every 5 ms would leave no CPU to the
+        one that has the lock: so the pauses grow to a tenth of the wait.
+        """
         pause = _PAUSE
+        began = SYSTEM.monotonic()
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -308,10 +313,11 @@ class Store:
             except faults.FAILURES as error:
                 if not faults.is_busy(error):
                     raise self.translate(error) from error
-            if SYSTEM.monotonic() >= deadline:
+            now = SYSTEM.monotonic()
+            if now >= deadline:
                 raise self._locked(timeout)
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(pause * 1.5, 0.005)
+            time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
+            pause = min(pause * 1.5, max(0.005, (now - began) / 10))
 
     def _locked(self, timeout: float) -> BrokerUnavailable:
         return BrokerUnavailable(
