@@ -1,6 +1,7 @@
 """What every suite shares: their order, a clean environment, and the search for leaks."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("MOUSO_")]:
         if not name.startswith("MOUSO_TEST_"):
             del os.environ[name]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what is started inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.mark_environment()
     config.pluginmanager.register(SharedFixtures())
 

@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from contextlib import suppress
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 

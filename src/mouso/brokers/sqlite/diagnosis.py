@@ -199,14 +199,14 @@ def _upkeep(connection: sqlite3.Connection, now: int, retention: Retention) -> F
 
     waits = "SELECT 1 FROM mouso_live WHERE state <> 'running' AND"
     kept = (
-        "SELECT 1 FROM (SELECT coalesce(keep_until, finished_at + iif(state = 'dead', ?2, ?3)) AS until"
-        " FROM mouso_history ORDER BY seq LIMIT ?1) WHERE until <= ?4"
+        "SELECT 1 FROM (SELECT coalesce(keep_until, finished_at + iif(state = 'dead', ?, ?)) AS until"
+        " FROM mouso_history ORDER BY seq LIMIT ?) WHERE until <= ?"
     )
     late = {
         "jobs past their expiry that are not marked as expired": count(f"{waits} expires_at <= ?", now - _LATE),
         "jobs that are due and not made available": count(f"{waits} due <= ?", now - _LATE),
         f"jobs kept for hours beyond their retention, of the {_SAMPLE:,} eldest": count(
-            kept, _SAMPLE, retention.dead, retention.finished, now - _UNPRUNED
+            kept, retention.dead, retention.finished, _SAMPLE, now - _UNPRUNED
         ),
     }
     for what, number in late.items():
