@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("MOUSO_")]:
         if not name.startswith("MOUSO_TEST_"):
             del os.environ[name]
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; what is started inherits it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; others inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.mark_environment()
     config.pluginmanager.register(SharedFixtures())

@@ -143,7 +143,7 @@ class Supervisor:
             self._watchdog.close()
             moving.cancel()
             self._vitals.end()
-            # Not by add_signal_handler: as the loop closes it would let the last signal end the process with its number.
+            # Not by add_signal_handler: as the loop closes, it would let a last signal end the process by its number.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
