@@ -187,8 +187,15 @@ class Arena(Bench):
         return made
 
     def kill_child(self, worker: Worker, *, limit: float | None = CHILD) -> None:
-        """Kills a random child."""
-        victim = self.random.choice(wait_until(worker.children, message="there is a child"))
+        """Kills a random child, but none with a job that has lost two already: a third one might be charged as poison."""
+
+        def victims() -> list[int]:
+            starts = self.lines("start")
+            lost = Counter(line.job for line in starts if line.pid in self._deaths.at)
+            spared = {line.pid for line in starts if lost[line.job] > 1}
+            return [pid for pid in worker.children() if pid not in spared]
+
+        victim = self.random.choice(wait_until(victims, message="there is a child to be killed"))
         at = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         until = time.monotonic()
