@@ -187,12 +187,14 @@ class Arena(Bench):
         return made
 
     def kill_child(self, worker: Worker, *, limit: float | None = CHILD) -> None:
-        """Kills a random child, but none with a job that has lost two already: a third one might be charged as poison."""
+        """Kills a random child, but none with a job that has lost two already: it might be poison with a third one."""
 
         def victims() -> list[int]:
-            starts = self.lines("start")
+            lines = self._tail.read()
+            starts = [line for line in lines if line.event == "start"]
+            over = {(line.job, line.token, line.pid) for line in lines if line.event != "start"}
             lost = Counter(line.job for line in starts if line.pid in self._deaths.at)
-            spared = {line.pid for line in starts if lost[line.job] > 1}
+            spared = {s.pid for s in starts if lost[s.job] > 1 and (s.job, s.token, s.pid) not in over}
             return [pid for pid in worker.children() if pid not in spared]
 
         victim = self.random.choice(wait_until(victims, message="there is a child to be killed"))
