@@ -157,6 +157,7 @@ class Mouso:
         self.allow_pickle = allow_pickle
         self.producer = Producer(lambda: self.broker, timeout, sign=self.trust.sign if self.trust else None)
         self.listener = Listener(lambda: self.broker)
+        self._creates = True
         self._broker: Broker | None = None
         self._connecting = threading.Lock()
 
@@ -169,12 +170,17 @@ class Mouso:
         if self._broker is None:
             with self._connecting:
                 if self._broker is None:
-                    self._broker = self.producer.broker = connect(self.broker_url)
+                    self._broker = self.producer.broker = connect(self.broker_url, create=self._creates)
         return self._broker
 
     @broker.setter
     def broker(self, broker: Broker) -> None:
         self._broker = self.producer.broker = broker
+
+    def join_store(self) -> None:
+        """Says that a worker serves the store: it is there, or has gone, and this process makes no new one."""
+        self.close()
+        self._creates, self._broker, self.producer.broker = False, None, None
 
     def close(self) -> None:
         """Lets go of the broker's connections and threads; a later use opens them again."""

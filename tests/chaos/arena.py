@@ -251,6 +251,7 @@ class Arena(Bench):
         """Stops processes; lets them go on again if one of them holds the store's lock, for which all would wait."""
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
         with closing(sqlite3.connect(self.store, timeout=0.3, isolation_level=None)) as probe:
             try:
                 probe.execute("BEGIN IMMEDIATE")
@@ -372,6 +373,17 @@ class Arena(Bench):
 def pass_time(seconds: float) -> None:
     """Waits: some faults are made of time."""
     time.sleep(max(seconds, 0))
+
+
+def _all_stopped(pid: int) -> bool:
+    """Whether every thread of a process has stopped, or it is gone: a signal takes a moment on a busy machine."""
+    try:
+        return all(
+            (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+            for thread in Path(f"/proc/{pid}/task").iterdir()
+        )
+    except OSError:
+        return True
 
 
 def _value(result: bytes | None) -> object:

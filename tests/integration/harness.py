@@ -264,7 +264,13 @@ class Bench:
                     live.discard(record.id)
             return not live
 
-        wait_until(done, timeout=timeout, interval=0.05, message=f"{len(ids)} jobs are final")
+        try:
+            wait_until(done, timeout=timeout, interval=0.05, message=f"{len(ids)} jobs are final")
+        except AssertionError as error:
+            logs = "\n".join(worker.log[-4000:] for worker in self.workers)
+            raise AssertionError(
+                f"{error}; {len(live)} are not: {dict(self.states())}; the workers' logs:\n{logs}"
+            ) from None
         return self.records(ids)
 
     def wait_state(self, handle: JobHandle[Any], *states: str, timeout: float = WAIT) -> Job:

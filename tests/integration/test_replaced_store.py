@@ -6,6 +6,19 @@ from tests.integration.harness import Bench
 from tests.integration.snippets import SOUND, still_sound
 from tests.support import wait_until
 
+PARENT = """
+@app.task(attempts=20, backoff=constant("200ms"))
+def parent() -> None:
+    note("waits")
+    while not Path("go").exists():
+        time.sleep(0.01)
+    try:
+        sound.delay(1)
+    except Exception as error:
+        note(type(error).__name__)
+        raise
+"""
+
 
 @pytest.mark.parametrize("what", ["deleted", "replaced"])
 def test_a_worker_whose_store_does_not_come_back_ends_to_be_started_anew(bench: Bench, what: str) -> None:
@@ -39,3 +52,20 @@ def test_a_store_that_comes_back_is_used_again(bench: Bench) -> None:
     wait_until(lambda: "the broker answers again" in worker.log, timeout=20)
     still_sound(jobs)
     assert bench.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_job_makes_no_new_store_in_place_of_one_that_is_away(bench: Bench) -> None:
+    """Even if it is the first to enqueue in its process: what it put into a new one would be lost with it."""
+    jobs = bench.app(PARENT + SOUND)
+    worker = bench.worker(processes=1)
+    parent = jobs.parent.delay()
+    bench.wait_for("waits")
+    away = bench.folder / "jobs.db.away"
+    bench.store.rename(away)
+    (bench.folder / "go").touch()
+    bench.wait_for("ConfigError")
+    assert not bench.store.exists()
+    away.rename(bench.store)
+    bench.wait_final([parent])
+    assert {job.task for job in jobs.app.jobs(state="completed")} == {"jobs.parent", "jobs.sound"}
+    assert worker.quiet

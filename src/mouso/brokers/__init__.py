@@ -9,12 +9,13 @@ from mouso.config import BrokerURL
 __all__ = ["Broker", "connect"]
 
 
-def connect(url: str, *, clock: Clock = SYSTEM) -> Broker:
+def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
     """Makes the broker that a URL names; nothing is opened yet.
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``memory://name``.
         clock: For tests.
+        create: Whether a SQLite file that is not there is made at the first use.
 
     Raises:
         ConfigError: The URL is malformed or names no broker.
@@ -26,4 +27,4 @@ def connect(url: str, *, clock: Clock = SYSTEM) -> Broker:
         return MemoryBroker.shared(parsed, clock)
     from mouso.brokers.sqlite import SQLiteBroker
 
-    return SQLiteBroker(parsed, clock=clock)
+    return SQLiteBroker(parsed, clock=clock, create=create)

@@ -277,6 +277,7 @@ def serve(
             impose(limits)
             measure_process()
         app = load_app(path, folder=Path(folder) if folder else None)
+        app.join_store()  # what a job enqueued into a new one would be lost with it when the old one is put back
         if limits is not None and limits.max_cpu is not None:
             limit_cpu(limits.max_cpu)  # what importing took is not the job's
         if not app.tasks:

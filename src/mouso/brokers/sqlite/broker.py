@@ -44,11 +44,11 @@ class SQLiteBroker:
 
     capabilities = Capabilities(name="sqlite", transactional=True)
 
-    def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM) -> None:
+    def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM, create: bool = True) -> None:
         self.url = str(url)
         self._clock = clock
         self._boot = _boot_id()
-        self._store = Store(url.path, url.params.get("synchronous", "full"))
+        self._store = Store(url.path, url.params.get("synchronous", "full"), create=create)
         self._bells = Bells(self._store.path)
         self._claimer = working.Claimer()
         self._pruner = upkeep.Pruner()

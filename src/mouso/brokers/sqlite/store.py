@@ -64,14 +64,16 @@ class Store:
     Args:
         path: The file.
         synchronous: ``"full"`` (a commit survives power loss) or ``"normal"`` (it survives any crash of programs).
+        create: Whether a file that is not there is made.
     """
 
-    def __init__(self, path: str, synchronous: str) -> None:
+    def __init__(self, path: str, synchronous: str, *, create: bool = True) -> None:
         try:
             self.path = os.path.realpath(path)  # SQLite keeps the log beside the file itself, not beside a link to it
         except FileNotFoundError:
             raise ConfigError(f"the current directory is gone, so {path} has no place; use an absolute path") from None
         self._synchronous = synchronous
+        self._create = create
         self._reset()
         _STORES.add(self)
 
@@ -93,7 +95,7 @@ class Store:
             if self._writer is None:
                 deadline = SYSTEM.monotonic() + timeout
                 self._check_place()
-                writer = self._connect(timeout)
+                writer = self._connect(timeout, create=self._create)
                 try:
                     self._prepare(writer, deadline, timeout)
                     writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
@@ -110,6 +112,11 @@ class Store:
         with self._writing:
             self._disconnect()
             self._file = None
+
+    def __del__(self) -> None:
+        for connection in (getattr(self, "_reader", None), getattr(self, "_writer", None)):
+            if connection is not None:
+                connection.close()  # or Python warns of what nobody needs to close by hand
 
     def _disconnect(self) -> None:
         with self._reading:
@@ -224,6 +231,10 @@ class Store:
         path, folder = Path(self.path), Path(self.path).parent
         if sqlite3.sqlite_version_info < _OLDEST_ENGINE:
             raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; Mouso needs 3.37 or newer")
+        if not self._create and not path.exists():
+            raise ConfigError(
+                f"{path} is not there: it was deleted or moved, and a worker's process makes no new one; put it back"
+            )
         if not folder.is_dir():
             raise ConfigError(f"the folder {folder} does not exist; create it or choose another file for the jobs")
         if path.is_dir():
