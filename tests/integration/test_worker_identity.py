@@ -35,7 +35,8 @@ def test_two_workers_of_one_name_both_work_and_are_not_taken_for_each_other(benc
     second = bench.worker("--name", "twin")
     infos = {info.pid: info for info in bench.producer.workers()}
     assert set(infos) == {first.pid, second.pid}
-    assert {info.name for info in infos.values()} == {"twin"}
+    assert [infos[worker.pid].name for worker in (first, second)] == ["twin", "twin-2"]
+    assert "worker twin-2 serves" in second.log
     assert len({info.id for info in infos.values()}) == 2
     assert [jobs.sound.delay(n).get(timeout=WAIT) for n in range(10)] == list(range(10))
     assert handle.state == "running", "nobody has taken it from the worker that runs it"

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import itertools
 import logging
 import os
 import random
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -188,6 +189,11 @@ class Supervisor:
             raise
         for notice in broker.notices():
             log.warning("%s", notice)
+        try:
+            if self._options.name:
+                self._name = _free_name(self._name, await self._line.call(broker.workers))
+        except Broken as error:
+            raise BrokerUnavailable(str(error)) from error
         self._info = WorkerInfo(
             id=self._id,
             name=self._name,
@@ -434,6 +440,13 @@ _SIGNALS: Mapping[signal.Signals, Callable[[Supervisor], None]] = {
     signal.SIGINT: Supervisor._stop,
     signal.SIGQUIT: Supervisor._dump,
 }
+
+
+def _free_name(name: str, others: Sequence[WorkerInfo]) -> str:
+    """The name, with a number if a worker that lives has it: people tell workers apart by their names."""
+    taken = {other.name for other in others if other.lease_left}
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return name if name not in taken else next(free for free in numbered if free not in taken)
 
 
 def _version() -> str:
