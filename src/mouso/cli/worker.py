@@ -125,7 +125,7 @@ def _health(ctx: click.Context, param: click.Parameter, value: str | None) -> st
               help="Between so many processes, by queue wait, CPU and memory; in place of -p.")  # fmt: skip
 @click.option("--reload", is_flag=True, help="Replace the children when the app's code changes; for development.")
 @click.option("--grace", type=Grace(), help="Time for running jobs to end at shutdown; default: 25 s.")
-@click.option("--name", help="What to call this worker, numbered if another has the name; default: host and process id.")
+@click.option("--name", help="What to call it, with a number if another has the name; default: host and process id.")
 @click.option("--health", metavar="HOST:PORT", callback=_health,
               help="Answer /live, /ready and /metrics over HTTP there; default: nowhere.")  # fmt: skip
 @click.option("--log-level", default="info", type=Word(*LEVELS), help="debug, info (default), warning or error.")
