@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,9 @@ def insert(bench: Bench, job: Job, **changes: Any) -> str:
     """A row written by somebody who has the store, and no Mouso; its id."""
     fields = {name: getattr(job, name) for name in ("id", "task", "queue", "priority", "codec", "options", "payload")}
     row = {**fields, **changes}
-    connection = sqlite3.connect(bench.store, timeout=10)
-    with connection:
+    with closing(sqlite3.connect(bench.store, timeout=10)) as connection, connection:
         connection.execute(INSERT, tuple(row.values()))
         connection.execute(LIVE, (row["id"],))
-    connection.close()
     return str(row["id"])
 
 

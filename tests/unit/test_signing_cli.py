@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -71,10 +72,8 @@ def handle(shop: Shop, id: str) -> JobHandle[object]:
 
 def sql(shop: Shop, statement: str, *values: object) -> None:
     """Does to the store what another program can do."""
-    connection = sqlite3.connect(shop.folder / "mouso.db")
-    with connection:
+    with closing(sqlite3.connect(shop.folder / "mouso.db")) as connection, connection:
         connection.execute(statement, values)
-    connection.close()
 
 
 def everything(shop: Shop, app: str, id: str) -> str:

@@ -191,7 +191,8 @@ class Supervisor:
             log.warning("%s", notice)
         try:
             if self._options.name:
-                self._name = _free_name(self._name, await self._line.call(broker.workers))
+                others = await self._line.call(broker.workers)
+                self._name = _free_name(self._name, [w for w in others if not proven_dead(w, self._here)])
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
         self._info = WorkerInfo(
@@ -443,7 +444,7 @@ _SIGNALS: Mapping[signal.Signals, Callable[[Supervisor], None]] = {
 
 
 def _free_name(name: str, others: Sequence[WorkerInfo]) -> str:
-    """The name, with a number if a worker that lives has it: people tell workers apart by their names."""
+    """The name, with a number if another worker has it whose lease holds: people tell workers apart by their names."""
     taken = {other.name for other in others if other.lease_left}
     numbered = (f"{name}-{number}" for number in itertools.count(2))
     return name if name not in taken else next(free for free in numbered if free not in taken)
