@@ -38,6 +38,9 @@ LEASE = 15.0
 GRACE = 5.0
 _ORPHANS = 1.5
 """Seconds for which the children of a supervisor that died may still run."""
+_UNSETTLED = 0.5
+"""Seconds before a freeze in which a run may have ended without being stored, besides those for which this test itself
+kept the store locked."""
 _LAZY = 6
 """What a worker opens when it first needs it: a thread for the broker, a pipe, a connection."""
 
@@ -127,6 +130,7 @@ class Arena(Bench):
         self._deaths.start()
         self.options: tuple[str, ...] = ()
         self._held: dict[int, list[str]] = {}
+        self._locked = 0.0
 
     # -- the work
 
@@ -236,19 +240,25 @@ class Arena(Bench):
         """Stops a worker, or its supervisor alone, for the length of the block."""
         pids = [worker.pid, *(worker.children() if whole else ())]
         at = time.monotonic()
-        while not self._stop_outside_a_transaction(pids):
-            pass_time(0.01)
+        self._stop_outside_a_transaction(pids)
         try:
             yield
         finally:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-            until = time.monotonic() + _ORPHANS
-            self.fault("a freeze", at=at, until=until, supervisors=frozenset({worker.pid}), **details)
+            until, supervisors = time.monotonic() + _ORPHANS, frozenset({worker.pid})
+            unsettled = _UNSETTLED + self._locked
+            self.fault("a freeze", at=at, until=until, supervisors=supervisors, unsettled=unsettled, **details)
 
-    def _stop_outside_a_transaction(self, pids: Sequence[int]) -> bool:
-        """Stops processes; lets them go on again if one of them holds the store's lock, for which all would wait."""
+    def _stop_outside_a_transaction(self, pids: Sequence[int]) -> None:
+        """Stops processes while none of them holds the store's lock, for which all would wait."""
+        while not self._stop(pids):
+            pass_time(0.01)
+
+    def _stop(self, pids: Sequence[int]) -> bool:
+        """Stops processes; lets them go on again if one of them holds the lock, and notes for how long it was kept."""
+        began = time.monotonic()
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
@@ -259,14 +269,14 @@ class Arena(Bench):
             except sqlite3.OperationalError:
                 for pid in pids:
                     os.kill(pid, signal.SIGCONT)
+                self._locked += time.monotonic() - began
                 return False
 
     def freeze_child(self, worker: Worker, *, limit: float) -> int:
         """Stops a child for good; returns its process id."""
         victim = self.random.choice(worker.children())
         self.fault("a child's freeze", until=math.inf, pids=frozenset({victim}), kills=True, limit=limit)
-        while not self._stop_outside_a_transaction([victim]):
-            pass_time(0.01)
+        self._stop_outside_a_transaction([victim])
         return victim
 
     def pause(self, *pids: int, seconds: float) -> None:

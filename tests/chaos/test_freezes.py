@@ -1,10 +1,14 @@
 """Processes are stopped and go on later: a worker beyond its lease, its supervisor alone, a child."""
 
+import os
+import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from mouso.handle import JobHandle
 from tests.chaos.arena import LEASE, LOST, Arena, pass_time
+from tests.integration.harness import Worker
 from tests.support import wait_until
 
 PATIENT = """
@@ -93,3 +97,24 @@ def test_shorter_than_the_lease(arena: Arena) -> None:
         arena.pause(worker.children()[0], seconds=2.5)
         arena.going(arena.ended + 50)
     arena.finish()
+
+
+def test_a_child_that_goes_on_just_as_it_is_given_up(arena: Arena) -> None:
+    """What it holds is taken back by its supervisor at that moment, and it is given more: all runs once."""
+    arena.begin(mean=0.002, size=6000)
+    arena.going(200)
+    worker = arena.pair[0]
+    for times in range(1, 7):
+        child = arena.random.choice(worker.children())
+        os.kill(child, signal.SIGSTOP)
+        wait_until(partial(_given_up, worker, times), timeout=20, interval=0.005, message="it is given up")
+        pass_time(arena.random.uniform(0, 0.08))
+        os.kill(child, signal.SIGCONT)
+        pass_time(0.3)
+        arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(1000)]))
+        arena.going(arena.ended + 50)
+    arena.finish()
+
+
+def _given_up(worker: Worker, times: int) -> bool:
+    return worker.log.count("does not answer") == times

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mouso.errors import JobError, JobUnknown
 from mouso.handle import JobHandle
-from tests.integration.harness import WAIT, Bench
+from tests.integration.harness import WAIT, Bench, Worker
 from tests.support import wait_until
 
 TASKS = """
+import ctypes
 import re as regex
 
 @app.task
@@ -54,6 +56,23 @@ def c_code_that_holds_the_interpreter() -> None:
 def holds_with_a_timeout() -> None:
     note("start")
     c_code_that_holds_the_interpreter()
+
+@app.task
+def holds_asleep() -> None:
+    note("start")
+    sleep_with_the_interpreter()
+
+def sleep_with_the_interpreter() -> None:
+    ctypes.PyDLL(None).sleep(3600)
+
+@app.task
+def busy() -> None:
+    note("start")
+    while not Path("go").exists():
+        deeper(20)
+
+def deeper(depth: int) -> int:
+    return deeper(depth - 1) + 1 if depth else 0
 
 @app.task
 def quick() -> None: ...
@@ -108,6 +127,53 @@ def test_where_a_job_is_that_holds_the_interpreter_in_c_code(bench: Bench, jobs:
     assert "in c_code_that_holds_the_interpreter" in lines[1]
     assert "in match" in lines[-1]
     end(bench, handle)
+
+
+def test_where_a_job_is_that_sleeps_with_the_interpreter(bench: Bench, jobs: Any) -> None:
+    bench.worker()
+    handle = jobs.holds_asleep.delay()
+    bench.wait_for("start")
+    first, *lines = handle.stack(timeout=WAIT).splitlines()
+    assert first.endswith("does not answer, as if something held its interpreter:")
+    assert re.fullmatch(rf'  File "{bench.folder}/jobs.py", line \d+ in holds_asleep', lines[0])
+    assert lines[1].endswith("in sleep_with_the_interpreter")
+    end(bench, handle)
+
+
+def test_a_process_that_was_stopped(bench: Bench, jobs: Any) -> None:
+    worker = bench.worker()
+    handle = jobs.waits.delay()
+    bench.wait_for("start")
+    (child,) = worker.children()
+    os.kill(child, signal.SIGSTOP)
+    assert handle.stack(timeout=WAIT) == f"process {child} was stopped by a signal\n"
+    wait_until(lambda: f"child {child} does not answer: it was stopped by a signal" in worker.log, timeout=WAIT)
+    os.kill(child, signal.SIGCONT)
+    go(bench)
+    handle.get(timeout=WAIT)
+    assert worker.children() == [child]
+
+
+def worker_shows(worker: Worker, text: str, times: int) -> bool:
+    return worker.log.count(text) == times
+
+
+def test_looking_kills_nobody(bench: Bench, jobs: Any) -> None:
+    """The stacks of threads that move are written by a thread for which they wait."""
+    worker = bench.start("-p", "1", "-c", "4")
+    handles = [jobs.busy.delay() for _ in range(4)]
+    bench.wait_for("start", 4)
+    children = worker.children()
+    shown = partial(worker_shows, worker, f"child {children[0]}:")
+    for times in range(1, 31):
+        worker.send(signal.SIGQUIT)
+        os.kill(children[0], signal.SIGQUIT)
+        wait_until(partial(shown, times), timeout=WAIT, message="they are shown")
+    go(bench)
+    for handle in handles:
+        handle.get(timeout=WAIT)
+    assert worker.children() == children
+    assert "died" not in worker.log
 
 
 def end(bench: Bench, handle: JobHandle[Any]) -> None:

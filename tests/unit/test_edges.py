@@ -20,6 +20,7 @@ from mouso.brokers.base import WorkerInfo
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
 from mouso.observe.logs import _OneLine
+from mouso.worker import proof
 from mouso.worker.proof import Identity, identity, proven_dead
 from tests.support import wait_until
 
@@ -207,6 +208,18 @@ class TestProof:
         process = subprocess.Popen([sys.executable, "-c", ""])
         process.wait()
         assert proven_dead(self.worker(process.pid, here.started, here), here)
+
+    @pytest.mark.parametrize("unread", [(0,), (1,), (0, 1)])
+    def test_what_cannot_be_read_is_no_proof(self, unread: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Files cannot be opened while the system has no descriptors left."""
+        here, read, paths = identity(), proof._read, list[str]()
+
+        def sometimes(path: str) -> str:
+            paths.append(path)
+            return "" if len(paths) - 1 in unread else read(path)
+
+        monkeypatch.setattr(proof, "_read", sometimes)
+        assert not proven_dead(self.worker(os.getpid(), here.started, here), here)
 
     def test_nothing_is_known_of_other_namespaces_and_boots(self) -> None:
         here = identity()

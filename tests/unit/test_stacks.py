@@ -289,7 +289,7 @@ class Dying:
         self.board = Board.create(2)
         self.stacks_lock = asyncio.Lock()
 
-    def signal(self, number: int) -> None:
+    def send(self, message: object) -> None:
         self.gone = True
         self.board.close()
 

@@ -4,9 +4,9 @@ One row per slot: the job (0 for none), its arrival, when it started and when it
 system-wide monotonic clock (0 for no limit). A note costs 0.2 µs; a message per start would cost a system call and a
 wake-up. What a row says of a job that has ended stays there, but for the job itself, until the slot runs another.
 
-The first word is the supervisor's: while it is set, the child starts nothing. So a child that does not answer can be
-relieved of what it has not started: it notes a start first and looks at the word then, the supervisor the other way
-round, so one of them sees the other.
+The first word is the supervisor's: what arrived up to there, the child starts no more. So a child that does not answer
+can be relieved of what it has not started: it notes a start first and looks at the word then, the supervisor the other
+way round, so one of them sees the other.
 
 Behind the rows stands the thread of each slot, and behind that is room for stacks: the child's ``faulthandler`` writes
 them there, from a signal handler that needs no interpreter, and the supervisor reads them.
@@ -76,17 +76,12 @@ class Board:
             os.close(descriptor)
             raise
 
-    @property
-    def recalled(self) -> bool:
-        """Whether nothing may be started."""
-        return self._memory[0] != 0
-
-    @recalled.setter
-    def recalled(self, value: bool) -> None:
-        self._memory[0] = int(value)
+    def recall(self, arrival: int) -> None:
+        """Forbids to start what arrived up to there."""
+        self._memory[: _HEAD.size] = _HEAD.pack(arrival)
 
     def start(self, slot: int, key: int | str, arrival: int, timeout: float | None) -> bool:
-        """Notes that a job starts now in a slot; returns False if nothing may be started.
+        """Notes that a job starts now in a slot; returns False if it may not be started any more.
 
         Args:
             arrival: The how manieth job it is of those that the child was given, from 1.
@@ -95,7 +90,7 @@ class Board:
         deadline = 0 if timeout is None else now + int(timeout * 1e9)
         job = key if type(key) is int else number(key)
         _ROW.pack_into(self._memory, _HEAD.size + slot * _ROW.size, job, arrival, now, deadline)
-        return self._memory[0] == 0
+        return arrival > int(_HEAD.unpack_from(self._memory)[0])
 
     def end(self, slot: int) -> None:
         """Notes that a slot runs nothing."""

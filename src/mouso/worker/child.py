@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import logging
 import os
 import queue
@@ -45,7 +44,7 @@ from mouso.worker.board import Board
 from mouso.worker.meter import measure_process
 from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
-from mouso.worker.stacks import write_on_signal
+from mouso.worker.stacks import dump_on_quit, write_all, write_on_signal
 
 _WAIT_FOR_END = 0.02
 _READ = 64 << 10
@@ -150,10 +149,11 @@ class Child:
             case frames.Jobs():
                 pool.add(message.leases)
             case frames.Ping():
-                pool.answer()
                 self._send(frames.Pong())
             case frames.Inspect():
                 pool.inspect(message.key, message.token)
+            case frames.Dump():
+                write_all(self._board)
             case frames.Stop():
                 pool.stop(message.key, message.reason)
             case frames.Drain():
@@ -304,7 +304,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.
         signal.signal(number, lambda *_: None)
-    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    dump_on_quit()
     open_output(level, form, output)
     imposed = msgspec.json.decode(limits, type=Limits | None)
     return serve(path, folder, int(sock), int(board), int(slots), float(grace), imposed)

@@ -121,10 +121,15 @@ class Coroner:
         self.suspects.clear()
         return outcomes
 
-    def overdue(self, child: ChildProcess) -> dict[int | str, Outcome]:
-        """Verdicts on jobs that should have ended: their child must be killed."""
+    def overdue(self, child: ChildProcess, awake: float = 0.0) -> dict[int | str, Outcome]:
+        """Verdicts on jobs that should have ended: their child must be killed.
+
+        Args:
+            awake: Since when worker and child could do anything about it, on the monotonic clock: they may have been
+                stopped together.
+        """
         notes = {note.number: note for note in child.board.read()}
-        now_ns, now = time.monotonic_ns(), SYSTEM.monotonic()
+        now_ns, now, awake_ns = time.monotonic_ns(), SYSTEM.monotonic(), int(awake * 1e9)
         verdicts: dict[int | str, Outcome] = {}
         if not notes:
             return verdicts
@@ -136,9 +141,9 @@ class Coroner:
             if not note.deadline and lease.key not in child.long:
                 self._tell_long(child, lease, (now_ns - note.started) / 1e9)
             asked = child.stops.get(lease.key)
-            if asked is not None and now - asked[0] > patience:
+            if asked is not None and now - max(asked[0], awake) > patience:
                 verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
-            elif note.deadline and now_ns > note.deadline + patience * 1e9:
+            elif note.deadline and now_ns > max(note.deadline, awake_ns) + patience * 1e9:
                 timeout = (note.deadline - note.started) / 1e9
                 verdicts[lease.key] = self._forced(
                     lease, "TimeoutError", f"the attempt took longer than its timeout of {timeout:g} s", "timeout"

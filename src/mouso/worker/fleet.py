@@ -25,6 +25,8 @@ from mouso.worker.succession import Succession
 
 _WATCH, _WATCH_ALONE = 0.25, 0.1
 """Seconds between two looks; shorter while there are jobs whose memory is limited."""
+_STOPPED = 2.5
+"""Seconds between two looks after which this process, or the machine, must have been stopped."""
 _STEADY = 10.0
 _SPARES, _SPARES_COPIED = 8, 64
 """The most suspects that run at once: in processes that must import the app, and in copies of one that has."""
@@ -105,12 +107,18 @@ class Fleet:
 
     async def watch(self) -> None:
         """Kills children whose jobs do not end when they must, or that do not answer; runs until it is cancelled."""
+        awake = 0.0
         while True:
-            await asyncio.sleep(_WATCH_ALONE if self._brood.alone else _WATCH)
+            pause = _WATCH_ALONE if self._brood.alone else _WATCH
+            looked = SYSTEM.monotonic()
+            await asyncio.sleep(pause)
+            passed = SYSTEM.monotonic() - looked
+            if passed > _STOPPED:  # the children probably as well
+                awake = SYSTEM.monotonic()
             for child in list(self._brood.children):
-                self._listen_to(child)
+                self._listen_to(child, min(passed, 2 * pause))
                 self._coroner.usual.sample(child)
-                verdicts = self._coroner.overdue(child) | self._coroner.overdrawn(child)
+                verdicts = self._coroner.overdue(child, awake) | self._coroner.overdrawn(child)
                 if verdicts:
                     child.verdicts.update(verdicts)
                     log.warning("child %d is killed because of %d of its jobs", child.pid, len(verdicts))
@@ -118,24 +126,24 @@ class Fleet:
             self._succession.look()
             self._isolated.look()
 
-    def _listen_to(self, child: ChildProcess) -> None:
+    def _listen_to(self, child: ChildProcess, passed: float) -> None:
         """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
-        silence = child.silence()
+        silence = child.silence(passed)
         if silence > _DEAF and not child.deaf:
-            log.warning(
-                "child %d does not answer: a job holds its interpreter, or it was stopped; what waits in it goes to"
-                " others, its stacks follow", child.pid,
-            )  # fmt: skip
-            self._owner.start(partial(stacks.dump, child))
-            child.deaf = child.board.recalled = True
-            self._owner.start(partial(self._take_back, child))
+            stopped = child.stopped()
+            why = "it was stopped by a signal" if stopped else "a job holds its interpreter, its stacks follow"
+            log.warning("child %d does not answer: %s; what waits in it goes to others", child.pid, why)
+            if not stopped:
+                self._owner.start(partial(stacks.dump, child))
+            child.deaf = True
+            self._owner.start(partial(self._take_back, child, child.recall()))
         if silence > _HOPELESS and (child.stopped() or not child.running()):
             child.end_as_broken(f"it did not answer for {silence:.0f} s")
 
-    async def _take_back(self, child: ChildProcess) -> None:
+    async def _take_back(self, child: ChildProcess, last: int) -> None:
         await asyncio.sleep(_AFTER_RECALL)
         if not child.gone:
-            self._inbox.settle([release(lease) for lease in child.take_back()])
+            self._inbox.settle([release(lease) for lease in child.take_back(last)])
 
     def resize(self, size: int) -> None:
         """Starts children, or lets some end after their jobs."""

@@ -17,7 +17,7 @@ from mouso.errors import ConfigError
 from mouso.isolation import Limits
 from mouso.worker import WorkerOptions
 from mouso.worker.cgroups import Group
-from mouso.worker.launch import Exit, Spawned, clear, describe, kill_group
+from mouso.worker.launch import Exit, Spawned, clear, describe, kill_group, signal_thread
 from mouso.worker.template import (
     MAX_MESSAGE,
     Born,
@@ -61,11 +61,13 @@ class Forked:
         """Waits for its end."""
         return await asyncio.shield(self._exit)
 
-    def signal(self, number: int) -> None:
-        """Sends it a signal; does nothing when it has ended."""
+    def signal(self, number: int, thread: int | None = None) -> None:
+        """Sends it, or one of its threads, a signal; does nothing when it has ended."""
         if not self._exit.done():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self._pidfd, 0)  # its number is still its own
+                if not signal_thread(self.pid, thread, number):
+                    signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
         """Ends it and the processes that it started; does nothing when it has ended."""

@@ -65,6 +65,10 @@ class Inspect(msgspec.Struct, tag="inspect", array_like=True):
     token: int
 
 
+class Dump(msgspec.Struct, tag="dump", array_like=True):
+    """Write the stacks of all threads behind the board."""
+
+
 class Exit(msgspec.Struct, tag="exit", array_like=True):
     """Nothing runs any more: close the lifespans and end."""
 
@@ -110,7 +114,7 @@ class Reports(msgspec.Struct, tag="reports", array_like=True):
     updates: list[Update]
 
 
-ToChild = Jobs | Stop | Drain | Ping | Inspect | Exit | Happened
+ToChild = Jobs | Stop | Drain | Ping | Inspect | Dump | Exit | Happened
 ToSupervisor = Hello | Failed | Pong | Outcomes | Reports
 
 _encoder = msgspec.msgpack.Encoder()

@@ -45,8 +45,8 @@ class Process(Protocol):
     async def wait(self) -> Exit:
         """Waits for its end; may be called again and again."""
 
-    def signal(self, number: int) -> None:
-        """Sends it a signal; does nothing when it has ended."""
+    def signal(self, number: int, thread: int | None = None) -> None:
+        """Sends it, or one of its threads, a signal; does nothing when it has ended."""
 
     def kill(self) -> None:
         """Ends it and the processes that it started; does nothing when it has ended."""
@@ -91,9 +91,9 @@ class Spawned:
         """Waits for its end."""
         return await asyncio.shield(self._exit)
 
-    def signal(self, number: int) -> None:
-        """Sends it a signal; does nothing when it has ended."""
-        if not self._exit.done():
+    def signal(self, number: int, thread: int | None = None) -> None:
+        """Sends it, or one of its threads, a signal; does nothing when it has ended."""
+        if not self._exit.done() and not signal_thread(self.pid, thread, number):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -134,6 +134,17 @@ def end_programs(pid: int, *, alone: bool) -> None:
     if found is not None and (alone or (found.si_code, found.si_status) != (os.CLD_EXITED, 0)):
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def signal_thread(pid: int, thread: int | None, number: int) -> bool:
+    """Sends a thread of a living process a signal; False if that is not asked for, or this system cannot do it."""
+    if thread is None:
+        return False
+    with contextlib.suppress(ImportError, OSError, AttributeError):  # glibc has it since 2.30
+        import ctypes
+
+        return bool(ctypes.CDLL(None).tgkill(pid, thread, number) == 0)
+    return False
 
 
 def kill_group(pidfd: int, pid: int | None) -> None:

@@ -195,12 +195,6 @@ class Pool:
             self._take_back(key, math.inf)
         self.flush()
 
-    def answer(self) -> None:
-        """The supervisor asks: what it has recalled in the meantime is forgotten."""
-        if self._board.recalled:
-            self._give_back_waiting(None)
-            self._board.recalled = False
-
     @property
     def idle(self) -> bool:
         """Whether nothing waits or runs."""

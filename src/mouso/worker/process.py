@@ -109,7 +109,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         self.long: set[int | str] = set()
         self._broken = False
         self._heard = self.started
-        self._asked: float | None = None
+        self._unanswered: float | None = None
         self.stops: dict[int | str, tuple[float, str]] = {}
         self.stacks_lock = asyncio.Lock()
         self.board = Board.create(2 * slots)
@@ -167,7 +167,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         try:
             for body in self._splitter.feed(memoryview(self._buffer)[:nbytes]):
                 message = frames.to_supervisor.decode(body)
-                self._heard, self._asked, self.deaf = SYSTEM.monotonic(), None, False
+                self._heard, self._unanswered, self.deaf = SYSTEM.monotonic(), None, False
                 self._on_message(self, message)
         except (frames.Nonsense, msgspec.MsgspecError) as error:
             self.end_as_broken(f"it sent what is no message ({one_line(error)})")
@@ -192,13 +192,18 @@ class ChildProcess(asyncio.BufferedProtocol):
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    def silence(self) -> float:
-        """Seconds for which it has not answered; asks it when it holds jobs and has not been heard for a while."""
-        now = SYSTEM.monotonic()
-        if self._asked is not None:
-            return now - self._asked
-        if self.ready and now - self._heard > _QUIET and (self.leases or self._splitter.partial):
-            self._asked = now
+    def silence(self, passed: float) -> float:
+        """Seconds for which it has not answered; asks it when it holds jobs and has not been heard for a while.
+
+        Args:
+            passed: How many of them are to be counted since it was asked for this last.
+        """
+        if self._unanswered is not None:
+            self._unanswered += passed
+            return self._unanswered
+        quiet = SYSTEM.monotonic() - self._heard > _QUIET
+        if self.ready and quiet and (self.leases or self._splitter.partial):
+            self._unanswered = 0.0
             self.send(frames.Ping())
         return 0.0
 
@@ -243,10 +248,10 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self._process is not None:
             self._process.kill()
 
-    def signal(self, number: int) -> None:
-        """Sends it a signal; does nothing when it has ended."""
+    def signal(self, number: int, thread: int | None = None) -> None:
+        """Sends it, or one of its threads, a signal; does nothing when it has ended."""
         if self._process is not None:
-            self._process.signal(number)
+            self._process.signal(number, thread)
 
     async def ended(self) -> None:
         """Waits until the process is gone and its exit was handled."""
@@ -311,10 +316,15 @@ class ChildProcess(asyncio.BufferedProtocol):
             self.alone = None
         return held
 
-    def take_back(self) -> list[Lease]:
-        """Takes what it has not started off its claims; to be called a moment after ``board.recalled`` was set."""
+    def recall(self) -> int:
+        """Forbids it to start what it was given so far; returns the arrival of the last of that, for `take_back`."""
+        self.board.recall(self._arrived)
+        return self._arrived
+
+    def take_back(self, last: int) -> list[Lease]:
+        """Takes what it has not started of what was recalled off its claims; to be called a moment after that."""
         reached = max(self.board.arrivals(), default=0)
-        back = [lease for lease in self.leases.values() if self._arrivals.get(lease.key, 0) > reached]
+        back = [lease for lease in self.leases.values() if reached < self._arrivals.get(lease.key, 0) <= last]
         for lease in back:
             del self.leases[lease.key], self._arrivals[lease.key]
         return back

@@ -22,7 +22,7 @@ class Identity(NamedTuple):
 
 def identity() -> Identity:
     """This process."""
-    return Identity(_read("/proc/sys/kernel/random/boot_id"), _namespace(), _start_time(os.getpid()))
+    return Identity(_read("/proc/sys/kernel/random/boot_id"), _namespace(), _started(_stat(os.getpid())))
 
 
 def proven_dead(worker: WorkerInfo, here: Identity) -> bool:
@@ -31,9 +31,10 @@ def proven_dead(worker: WorkerInfo, here: Identity) -> bool:
         return False
     if (worker.boot, worker.namespace) != (here.boot, here.namespace):
         return False
-    if not _stat(worker.pid):  # /proc may hide processes of other users (hidepid); the kernel's own word counts
+    fields = _stat(worker.pid)
+    if not fields:  # /proc hides it (hidepid), or this process has no descriptor left: the kernel's own word counts
         return not _exists(worker.pid)
-    return _start_time(worker.pid) != worker.started
+    return _started(fields) != worker.started
 
 
 def process_state(pid: int) -> str:
@@ -64,9 +65,8 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _start_time(pid: int) -> int:
+def _started(fields: list[str]) -> int:
     """Clock ticks from boot to the start of a process; 0 if there is none, or only its remains."""
-    fields = _stat(pid)
     return int(fields[19]) if len(fields) > 19 and fields[0] not in ("Z", "X") else 0
 
 

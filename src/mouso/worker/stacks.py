@@ -3,6 +3,10 @@
 A child that answers is asked: it knows its coroutines, and shows the lines of the source. One that does not, because a
 job holds its interpreter in C code, gets a signal: the handler of ``faulthandler`` needs no interpreter, and writes the
 stacks of all threads behind the board, where the supervisor finds the thread of the job.
+
+That handler walks through frames that other threads may change meanwhile, which can end the process. So it is called
+only while something holds the interpreter, and in the thread that does, as far as that can be told: as long as it is in
+the handler, no other one gets any further. See docs/design/0009-what-is-known-of-a-run.md.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
 from mouso.job import MAX_STACK, Lease
 from mouso.worker.board import Board, number
-from mouso.worker.frames import Inspect
+from mouso.worker.frames import Dump, Inspect
 
 if TYPE_CHECKING:
     from mouso.worker.process import ChildProcess
@@ -42,10 +46,20 @@ _RUNS_JOBS = os.path.join("mouso", "worker", "executor.py")
 # -- in the child
 
 
+def write_all(board: Board) -> None:
+    """Writes the stacks of all threads behind the board. Who calls this holds the interpreter, so all others wait."""
+    faulthandler.dump_traceback(board.descriptor, all_threads=True)
+
+
 def write_on_signal(board: Board) -> None:
     """Lets ``SIGNAL`` write the stacks of all threads behind the board."""
     if SIGNAL is not None:
         faulthandler.register(SIGNAL, file=board.descriptor, all_threads=True)
+
+
+def dump_on_quit() -> None:
+    """Lets SIGQUIT write the stacks of all threads to stderr, as soon as the interpreter is free."""
+    signal.signal(signal.SIGQUIT, lambda *_: faulthandler.dump_traceback(all_threads=True))
 
 
 def of_thread(thread: int) -> str:
@@ -134,6 +148,8 @@ class Stacks:
         thread = None if child.gone else child.board.threads().get(number(lease.key))
         if thread is None:
             return f"it waits in process {child.pid} and has not started, or has just ended\n"
+        if child.stopped():
+            return f"process {child.pid} was stopped by a signal\n"
         found = _of_thread(await written(child), thread)
         if not found:
             return f"process {child.pid} does not answer, and its system shows no stacks\n"
@@ -142,22 +158,60 @@ class Stacks:
 
 async def written(child: ChildProcess) -> str:
     """The stacks of all threads of a child, as ``faulthandler`` writes them; empty if it cannot be made to."""
-    if SIGNAL is None or not child.ready:
+    if not child.ready:
         return ""
     async with child.stacks_lock:
         if child.gone:  # and its board with it
             return ""
         child.board.clear_stacks()
-        child.signal(SIGNAL)
-        text, deadline = "", SYSTEM.monotonic() + _WRITTEN
-        while SYSTEM.monotonic() < deadline:
-            await asyncio.sleep(_PAUSE)
-            if child.gone:
-                return ""
-            before, text = text, child.board.stacks()
-            if text and text == before:  # it is written within a millisecond, and no end is marked
-                break
-        return text
+        child.send(Dump())
+        text = await _read(child, _ANSWER)
+        if text or child.gone or SIGNAL is None:
+            return text
+        holder = await _find_holder(child.pid)
+        if not holder or child.gone:
+            return ""
+        child.signal(SIGNAL, holder)
+        return await _read(child, _WRITTEN)
+
+
+async def _read(child: ChildProcess, patience: float) -> str:
+    text, deadline = "", SYSTEM.monotonic() + patience
+    while SYSTEM.monotonic() < deadline:
+        await asyncio.sleep(_PAUSE)
+        if child.gone:
+            return ""
+        before, text = text, child.board.stacks()
+        if text and text == before:  # it is written within a millisecond, and no end is marked
+            break
+    return text
+
+
+async def _find_holder(pid: int) -> int:
+    """The thread of a process that holds its interpreter; the main one if that thread sleeps; 0 if nothing moves.
+
+    It computes, or it sleeps. The others wait, and look every five milliseconds whether it is free; in a process that
+    was stopped or frozen, nobody does.
+    """
+    computing, looked = {thread for thread, (state, _) in _threads(pid).items() if state == "R"}, _threads(pid)
+    for _ in range(3):
+        await asyncio.sleep(_PAUSE)
+        now = _threads(pid)
+        computing &= {thread for thread, (state, _) in now.items() if state == "R"}
+    if computing:
+        return min(computing)
+    return pid if any(now[thread][1] != switches for thread, (_, switches) in looked.items() if thread in now) else 0
+
+
+def _threads(pid: int) -> dict[int, tuple[str, str]]:
+    """State of each thread of a process, and how often it has given up the CPU, as proc(5) tells."""
+    found = {}
+    with contextlib.suppress(OSError):  # it is gone
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/status") as status:
+                told = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+            found[int(thread)] = told.get("State", "")[:1], told.get("voluntary_ctxt_switches", "")
+    return found
 
 
 def _of_thread(stacks: str, thread: int) -> str:
@@ -175,8 +229,9 @@ def _of_thread(stacks: str, thread: int) -> str:
 async def dump(child: ChildProcess) -> None:
     """Writes the stacks of a child to stderr, each with the jobs that run on the thread."""
     text = await written(child)
+    if not text and not child.stopped():
+        child.signal(signal.SIGQUIT)  # it writes them itself, without the jobs, when it can
     if not text:
-        child.signal(signal.SIGQUIT)  # it writes them itself, without the jobs
         return
     threads = child.board.threads()
     jobs: dict[int, list[str]] = {}

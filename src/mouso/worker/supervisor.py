@@ -190,11 +190,27 @@ class Supervisor:
         for notice in broker.notices():
             log.warning("%s", notice)
         try:
-            if self._options.name:
-                others = await self._line.call(broker.workers)
-                self._name = _free_name(self._name, [w for w in others if not proven_dead(w, self._here)])
+            await self._announce()
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
+        self._pump.connect(self._line, self._fleet)
+        self._pump.metrics = self._vitals.metrics
+        self._vitals.joined(self._line, self._info, lambda: self._renewed)
+        log.info(
+            "worker %s serves %s with %s of %s: %s from %s",
+            self._name, broker.url, counted(self._count, "process", "processes"),
+            counted(self._options.concurrency, "slot"), counted(len(hello.tasks), "task"), self._options.app,
+        )  # fmt: skip
+
+    async def _announce(self) -> None:
+        """Makes the worker known to the broker, under a name that no other one has, and begins its lease.
+
+        Raises:
+            Broken: The broker did not answer.
+        """
+        known = await self._line.call(self._line.broker.workers)
+        if self._options.name:
+            self._name = _free_name(self._name, [w for w in known if not proven_dead(w, self._here)])
         self._info = WorkerInfo(
             id=self._id,
             name=self._name,
@@ -209,20 +225,9 @@ class Supervisor:
         )
         self._joined = True
         self.learn()
-        try:
-            self._renewed = SYSTEM.steady()
-            await self._line.call(broker.heartbeat, self._info)
-            await self._reap()
-        except Broken as error:
-            raise BrokerUnavailable(str(error)) from error
-        self._pump.connect(self._line, self._fleet)
-        self._pump.metrics = self._vitals.metrics
-        self._vitals.joined(self._line, self._info, lambda: self._renewed)
-        log.info(
-            "worker %s serves %s with %s of %s: %s from %s",
-            self._name, broker.url, counted(self._count, "process", "processes"),
-            counted(self._options.concurrency, "slot"), counted(len(hello.tasks), "task"), self._options.app,
-        )  # fmt: skip
+        self._renewed = SYSTEM.steady()
+        await self._line.call(self._line.broker.heartbeat, self._info)
+        await self._reap(known)
 
     def learn(self) -> None:
         """Takes over what the app's newest version registers, and tells it to whom it concerns."""
@@ -369,7 +374,7 @@ class Supervisor:
                     pass
                 if now - reaped > (_REAP_DEAD if self._dead else _REAP):
                     reaped = now
-                    await self._reap()
+                    await self._reap(await self._line.call(broker.workers))
                 if now - pruned > _PRUNE:
                     pruned = now
                     await self._prune()
@@ -381,10 +386,9 @@ class Supervisor:
                 return
             await asyncio.sleep(_PRUNE_PAUSE)
 
-    async def _reap(self) -> None:
-        """Gives back the jobs of workers that are proven dead or whose lease has ended."""
+    async def _reap(self, known: Sequence[WorkerInfo]) -> None:
+        """Gives back the jobs of those of the known workers that are proven dead or whose lease has ended."""
         broker = self._line.broker
-        known = await self._line.call(broker.workers)
         lost = [worker.id for worker in known if proven_dead(worker, self._here) and self._buried(worker.id)]
         for worker in lost:
             await self._line.call(broker.retire, worker)

@@ -11,7 +11,6 @@ the template answers ``Born``, with a descriptor of the process, and later ``End
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import os
 import select
@@ -30,6 +29,7 @@ from mouso.worker.arenas import share_arenas
 from mouso.worker.cgroups import Group
 from mouso.worker.launch import end_programs
 from mouso.worker.output import open_output
+from mouso.worker.stacks import dump_on_quit
 
 MAX_MESSAGE = 64 << 10
 _MOST_SAID = 8 << 10
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
     _, control_descriptor, level, form, output, path, folder = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    dump_on_quit()
     share_arenas()
     open_output(level, form, output)
     os.set_inheritable(int(control_descriptor), False)
