@@ -101,18 +101,16 @@ def test_shorter_than_the_lease(arena: Arena) -> None:
 
 def test_a_child_that_goes_on_just_as_it_is_given_up(arena: Arena) -> None:
     """What it holds is taken back by its supervisor at that moment, and it is given more: all runs once."""
-    arena.begin(mean=0.002, size=6000)
-    arena.going(200)
+    arena.begin(mean=0.002)
     worker = arena.pair[0]
     for times in range(1, 7):
-        child = arena.random.choice(worker.children())
+        arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(2000)]))
+        arena.going(arena.ended + 200)
+        child = [line.pid for line in arena.lines("start") if line.supervisor == worker.pid][-1]
         os.kill(child, signal.SIGSTOP)
         wait_until(partial(_given_up, worker, times), timeout=20, interval=0.005, message="it is given up")
         pass_time(arena.random.uniform(0, 0.08))
         os.kill(child, signal.SIGCONT)
-        pass_time(0.3)
-        arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(1000)]))
-        arena.going(arena.ended + 50)
     arena.finish()
 
 
