@@ -240,7 +240,7 @@ class Arena(Bench):
         """Stops a worker, or its supervisor alone, for the length of the block."""
         pids = [worker.pid, *(worker.children() if whole else ())]
         at = time.monotonic()
-        self._stop_outside_a_transaction(pids)
+        self.stop_outside_a_transaction(pids)
         try:
             yield
         finally:
@@ -251,7 +251,7 @@ class Arena(Bench):
             unsettled = _UNSETTLED + self._locked
             self.fault("a freeze", at=at, until=until, supervisors=supervisors, unsettled=unsettled, **details)
 
-    def _stop_outside_a_transaction(self, pids: Sequence[int]) -> None:
+    def stop_outside_a_transaction(self, pids: Sequence[int]) -> None:
         """Stops processes while none of them holds the store's lock, for which all would wait."""
         while not self._stop(pids):
             pass_time(0.01)
@@ -276,7 +276,7 @@ class Arena(Bench):
         """Stops a child for good; returns its process id."""
         victim = self.random.choice(worker.children())
         self.fault("a child's freeze", until=math.inf, pids=frozenset({victim}), kills=True, limit=limit)
-        self._stop_outside_a_transaction([victim])
+        self.stop_outside_a_transaction([victim])
         return victim
 
     def pause(self, *pids: int, seconds: float) -> None:

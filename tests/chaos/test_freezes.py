@@ -105,14 +105,24 @@ def test_a_child_that_goes_on_just_as_it_is_given_up(arena: Arena) -> None:
     worker = arena.pair[0]
     for times in range(1, 7):
         arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(2000)]))
-        arena.going(arena.ended + 200)
-        child = [line.pid for line in arena.lines("start") if line.supervisor == worker.pid][-1]
-        os.kill(child, signal.SIGSTOP)
+        child = _stopped_at_work(arena, worker)
         wait_until(partial(_given_up, worker, times), timeout=20, interval=0.005, message="it is given up")
         pass_time(arena.random.uniform(0, 0.08))
         os.kill(child, signal.SIGCONT)
     arena.finish()
 
 
+def _stopped_at_work(arena: Arena, worker: Worker) -> int:
+    """A child that was stopped while it ran jobs."""
+    while True:
+        child = arena.random.choice(worker.children())
+        arena.stop_outside_a_transaction([child])
+        began, *over = (sum(line.pid == child for line in arena.lines(event)) for event in ("start", "end", "fail"))
+        if began > sum(over):
+            return child
+        os.kill(child, signal.SIGCONT)
+        pass_time(0.001)
+
+
 def _given_up(worker: Worker, times: int) -> bool:
-    return worker.log.count("does not answer") == times
+    return worker.log.count("it was stopped by a signal") == times
