@@ -104,7 +104,6 @@ def test_a_child_that_goes_on_just_as_it_is_given_up(arena: Arena) -> None:
     arena.begin(mean=0.002)
     worker = arena.pair[0]
     for times in range(1, 7):
-        arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(2000)]))
         child = _stopped_at_work(arena, worker)
         wait_until(partial(_given_up, worker, times), timeout=20, interval=0.005, message="it is given up")
         pass_time(arena.random.uniform(0, 0.08))
@@ -114,7 +113,9 @@ def test_a_child_that_goes_on_just_as_it_is_given_up(arena: Arena) -> None:
 
 def _stopped_at_work(arena: Arena, worker: Worker) -> int:
     """A child that was stopped while it ran jobs."""
-    while True:
+    for tries in range(1000):
+        if tries % 20 == 0:
+            arena.load.accept(arena.jobs.plain.map([(arena.random.uniform(0, 0.004),) for _ in range(2000)]))
         child = arena.random.choice(worker.children())
         arena.stop_outside_a_transaction([child])
         began, *over = (sum(line.pid == child for line in arena.lines(event)) for event in ("start", "end", "fail"))
@@ -122,6 +123,7 @@ def _stopped_at_work(arena: Arena, worker: Worker) -> int:
             return child
         os.kill(child, signal.SIGCONT)
         pass_time(0.001)
+    raise AssertionError("no child was ever stopped at work")
 
 
 def _given_up(worker: Worker, times: int) -> bool:
