@@ -1,5 +1,6 @@
 """An app that cannot be imported ends the worker at once: one line that says what to do, exit code 2."""
 
+import os
 import signal
 import time
 
@@ -119,10 +120,11 @@ def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) ->
     ],
 )
 def test_an_app_that_breaks_while_the_worker_runs(bench: Bench, breaks: str, told: str) -> None:
-    """A child that dies cannot be replaced: the others go on, the log says why, without a flood."""
+    """A child that dies cannot be replaced: the others go on, the log says why once, and it is tried less and less."""
     jobs = bench.app(
         f"""
         if Path("broken").exists():
+            print(time.monotonic(), file=open("tries", "a"), flush=True)
             {breaks}
 
         @app.task
@@ -140,9 +142,70 @@ def test_an_app_that_breaks_while_the_worker_runs(bench: Bench, breaks: str, tol
     wait_until(lambda: told in worker.log, timeout=WAIT, message="the reason is in the log")
     assert ("it was importing the app, which may have ended it" in worker.log) == ("exit" in breaks)
     bench.wait_state(handle, "available", "running", "dead")
-    began = time.monotonic()
-    wait_until(lambda: time.monotonic() > began + 2.0, timeout=5)
-    assert worker.log.count(told) < 20
+    wait_until(lambda: len(tries(bench)) >= 6, timeout=WAIT, message="it is tried again and again")
+    assert tries(bench)[5] - tries(bench)[0] > 0.4
+    assert worker.log.count(told) == 1
     (bench.folder / "broken").unlink()
     assert jobs.job.delay().get(timeout=WAIT) == 1
     assert bench.wait_final([handle], timeout=40)[0].reason == "poison"
+
+
+def tries(bench: Bench) -> list[float]:
+    """When the broken app was imported."""
+    return [float(line) for line in (bench.folder / "tries").read_text().split()]
+
+
+HASTY = """
+import sys
+if "mouso" in sys.orig_argv:
+    import mouso.worker.fleet as fleet
+    fleet._USELESS = 3.0
+    fleet._SLOW_START = 1.0
+"""
+
+
+@pytest.mark.parametrize("breaks", ['raise ValueError("a bad deployment")', "os._exit(5)"])
+def test_a_worker_all_processes_of_which_break_ends(bench: Bench, breaks: str) -> None:
+    """It says for how many jobs it has room, which is none; then it ends as if it had been started like that."""
+    bench.app(
+        f"""
+        if Path("broken").exists():
+            print(time.monotonic(), file=open("tries", "a"), flush=True)
+            {breaks}
+
+        @app.task
+        def job() -> int:
+            return 1
+        """
+    )
+    (bench.folder / "sitecustomize.py").write_text(HASTY)
+    worker = bench.worker(processes=4)
+    (bench.folder / "broken").touch()
+    for child in worker.children():
+        os.kill(child, signal.SIGKILL)
+    wait_until(lambda: [found.slots for found in bench.producer.workers()] == [0], timeout=WAIT, message="no slots")
+    assert worker.wait(WAIT) == 2
+    assert "no process of this worker can start: " in worker.log
+    assert worker.log.count("cannot start: ") + worker.log.count("importing the app, which may have ended it\n") == 1
+    assert len(tries(bench)) < 12
+
+
+def test_an_app_that_takes_long_to_load(bench: Bench) -> None:
+    bench.app(
+        """
+        while Path("long").exists():
+            time.sleep(0.01)
+
+        @app.task
+        def job() -> int:
+            return 1
+        """
+    )
+    (bench.folder / "sitecustomize.py").write_text(HASTY)
+    (bench.folder / "long").touch()
+    worker = bench.start("-p", "2")
+    wait_until(lambda: "has not loaded the app after 1 s" in worker.log, timeout=WAIT, message="it is told")
+    wait_until(lambda: 'jobs.py", line' in worker.log, timeout=WAIT, message="so is where it is")
+    (bench.folder / "long").unlink()
+    bench.wait_ready(worker, 2)
+    assert worker.log.count("has not loaded the app") == 1

@@ -101,7 +101,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
             ``pid`` they prove whether a process of this host is still the same one.
         queues: Served queues, or empty for all.
         tasks: Names it can run.
-        slots: Jobs it can run at once.
+        slots: Jobs it can run at once; 0 while none of its processes takes jobs.
         beat: When the broker last heard of it, ms since the epoch; set by the broker.
         lease_left: ms until its lease ends; set by the broker.
     """

@@ -81,6 +81,11 @@ def workers(seen: Seen) -> Facts:
         yield Finding(Level.OK, "workers", f"{_count(len(alive), 'worker')} with {slots:,} slots: {_names(alive)}")
     else:
         yield from _nobody(seen)
+    for worker in alive:
+        if worker.tasks and not worker.slots:
+            what = f"worker {worker.name} (process {worker.pid} on {worker.host}) has no process that takes jobs"
+            remedy = "look at its log: its processes cannot load the app, or die; or it has just lost one"
+            yield Finding(Level.WARNING, "workers", what, remedy)
     for worker in seen.workers:
         if worker in alive:
             continue

@@ -47,22 +47,40 @@ class Owner(Protocol):
     def learn(self) -> None:
         """What the app registers, what the fleet can run, or its size has changed."""
 
+    def despair(self, why: str) -> None:
+        """No child can start."""
+
 
 class Brake:
-    """Slows down births after deaths that no job explains: they may be those of an app that cannot live."""
+    """Slows down births after deaths that no job explains: they may be those of an app that cannot live.
+
+    Attributes:
+        why: Why the last one could not start; empty when one has started since.
+    """
 
     def __init__(self) -> None:
         self._deaths = 0
         self._until = 0.0
+        self.why = ""
 
     def release(self) -> None:
         """A child has lived as it should."""
-        self._deaths = 0
+        self._deaths, self._until = 0, 0.0
 
     def tighten(self) -> None:
         """Another has died, or could not be started."""
         self._deaths += 1
         self._until = SYSTEM.monotonic() + self._pause()
+
+    def is_news(self, why: str) -> bool:
+        """Whether a reason why one could not start is another one than the last time."""
+        before, self.why = self.why, why
+        return why != before
+
+    @property
+    def tight(self) -> bool:
+        """Whether children have died, and none has lived as it should since."""
+        return self._deaths > 0
 
     @property
     def holds(self) -> bool:
@@ -70,8 +88,11 @@ class Brake:
         return SYSTEM.monotonic() < self._until
 
     async def wait(self) -> None:
-        """Waits, longer after each death."""
-        await asyncio.sleep(self._pause())
+        """Waits until it is time for the next birth: longer after each death."""
+        left = self._until - SYSTEM.monotonic()
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._until - SYSTEM.monotonic()  # others may have died meanwhile
 
     def _pause(self) -> float:
         return 0.0 if self._deaths < 2 else min(_FIRST_PAUSE * 2 ** min(self._deaths - 2, 20), _LONGEST_PAUSE)
@@ -108,6 +129,7 @@ class Brood:
         self.concurrency = options.concurrency
         self.nursery = Nursery(worker, options)
         self.brake = Brake()
+        self._filling = False
         self._inbox = inbox
         self._heard = heard
         self._exited = exited
@@ -183,11 +205,22 @@ class Brood:
         return False
 
     async def fill(self) -> None:
-        """Brings it to its size."""
-        await self.brake.wait()
-        while not self.draining and len(self.regular()) < self.size:
-            if await self.spawn() is None:
+        """Brings it to its size; while it is not known that children can live, one after the other."""
+        if self._filling:
+            return
+        self._filling = True
+        try:
+            while not self.draining and len(self.regular()) < self.size:
                 await self.brake.wait()
+                if self.draining or len(self.regular()) >= self.size:
+                    break
+                child = await self.spawn()
+                if child is not None and self.brake.tight:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LONGEST_PAUSE):
+                            await child.arrived.wait()
+        finally:
+            self._filling = False
 
     def _refused(self, error: BaseException) -> None:
         log.error("a child cannot be started: %s", one_line(error))

@@ -13,6 +13,7 @@ import logging
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -47,13 +48,17 @@ log = logging.getLogger("mouso.worker")
 class Coroner:
     """Judges the jobs of children that died.
 
+    Args:
+        is_news: Whether a reason why a child died at its start is another one than the last time.
+
     Attributes:
         tasks: What the app registered.
         suspects: Jobs to run alone.
         usual: How long runs take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_news: Callable[[str], bool] = lambda why: True) -> None:
+        self._is_news = is_news
         self.tasks: dict[str, TaskInfo] = {}
         self.usual = RunTimes()
         self.suspects: deque[Lease] = deque()
@@ -83,7 +88,8 @@ class Coroner:
                 self.suspects.extend(suspects)
         elif not (draining or child.killed or explained or child.left_in_peace or child.failure or child.heir):
             when = "nothing ran in it" if child.ready else "it was importing the app, which may have ended it"
-            log.error("child %d died (%s); %s", child.pid, self._describe(child.exit or Exit(None)), when)
+            if child.ready or self._is_news(f"{describe(child.exit or Exit(None))}; {when}"):
+                log.error("child %d died (%s); %s", child.pid, self._describe(child.exit or Exit(None)), when)
         _measure(outcomes, child)
         return outcomes
 

@@ -27,6 +27,10 @@ _WATCH, _WATCH_ALONE = 0.25, 0.1
 """Seconds between two looks; shorter while there are jobs whose memory is limited."""
 _STOPPED = 2.5
 """Seconds between two looks after which this process, or the machine, must have been stopped."""
+_USELESS = 60.0
+"""Seconds for which no child could start, after which the worker is of no use."""
+_SLOW_START = 30.0
+"""Seconds after which it is worth a line that a child has not loaded the app yet."""
 _STEADY = 10.0
 _SPARES, _SPARES_COPIED = 8, 64
 """The most suspects that run at once: in processes that must import the app, and in copies of one that has."""
@@ -79,9 +83,10 @@ class Fleet:
         self._brood = Brood(worker, options, size, inbox, self._heard, self._exited)
         self._isolated = Isolated(self._brood, inbox, owner)
         self._succession = Succession(self._brood, options, owner, self.restarts, self._served_by_others)
-        self._coroner = Coroner()
+        self._coroner = Coroner(self._brood.brake.is_news)
         self._stacks = stacks.Stacks(inbox.report)
         self._newest = 0
+        self._slow = False
 
     # -- life
 
@@ -107,7 +112,7 @@ class Fleet:
 
     async def watch(self) -> None:
         """Kills children whose jobs do not end when they must, or that do not answer; runs until it is cancelled."""
-        awake = 0.0
+        awake, served = 0.0, SYSTEM.monotonic()
         while True:
             pause = _WATCH_ALONE if self._brood.alone else _WATCH
             looked = SYSTEM.monotonic()
@@ -116,6 +121,10 @@ class Fleet:
             if passed > _STOPPED:  # the children probably as well
                 awake = SYSTEM.monotonic()
             for child in list(self._brood.children):
+                if not (child.ready or self._slow) and SYSTEM.monotonic() - max(child.started, awake) > _SLOW_START:
+                    self._slow = True
+                    log.warning("child %d has not loaded the app after %g s; its stack follows", child.pid, _SLOW_START)
+                    self._owner.start(partial(stacks.dump, child))
                 self._listen_to(child, min(passed, 2 * pause))
                 self._coroner.usual.sample(child)
                 verdicts = self._coroner.overdue(child, awake) | self._coroner.overdrawn(child)
@@ -125,6 +134,11 @@ class Fleet:
                     child.kill()
             self._succession.look()
             self._isolated.look()
+            if self._brood.serving():
+                served = SYSTEM.monotonic()
+            elif self._brood.brake.why and not self.draining and SYSTEM.monotonic() - max(served, awake) > _USELESS:
+                self._owner.despair(self._brood.brake.why)
+                return
 
     def _listen_to(self, child: ChildProcess, passed: float) -> None:
         """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
@@ -236,6 +250,11 @@ class Fleet:
         return Census(pids, len(self._brood.serving()), running, max(claimed - running, 0))
 
     @property
+    def serves(self) -> bool:
+        """Whether any child takes jobs."""
+        return bool(self._brood.serving())
+
+    @property
     def starting(self) -> bool:
         """Whether fewer children take jobs than there are to be."""
         return len(self._brood.serving()) < self.size
@@ -338,8 +357,8 @@ class Fleet:
                 child.failure = message.message
                 if not self.hello.done():
                     self.hello.set_exception(ConfigError(message.message))
-                elif self.hello.exception() is None and not child.heir:  # or else who waits for it tells
-                    log.error("child %d cannot start: %s", child.pid, message.message)
+                elif not (self.hello.exception() or child.heir) and self._brood.brake.is_news(message.message):
+                    log.error("child %d cannot start: %s; it is tried again and again", child.pid, message.message)
 
     def _see_off(self, child: ChildProcess) -> None:
         """What follows when a child has ended jobs: another suspect, its end, or its replacement."""
@@ -354,7 +373,8 @@ class Fleet:
         if self.draining:
             child.dismiss()
             return
-        child.ready, child.tasks = True, frozenset(hello.tasks)
+        child.ready, child.tasks, self._slow = True, frozenset(hello.tasks), False
+        self._brood.brake.why = ""
         child.arrived.set()
         if not child.spare:
             self._learn(child, hello)
@@ -378,7 +398,7 @@ class Fleet:
         serving = self._brood.serving()
         if serving:
             self.tasks = frozenset.intersection(*(child.tasks for child in serving))
-            self._owner.learn()
+        self._owner.learn()
 
     def _served_by_others(self) -> None:
         self._agree()
@@ -407,7 +427,7 @@ class Fleet:
         if self.draining:
             return
         lived = SYSTEM.monotonic() - child.started
-        if worked or lived > _STEADY or (child.dismissed and child.jobs):
+        if worked or (child.ready and lived > _STEADY) or (child.dismissed and child.jobs):
             brood.brake.release()
         elif not (child.dismissed or child.heir):
             brood.brake.tighten()

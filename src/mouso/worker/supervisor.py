@@ -58,6 +58,8 @@ _GUARD = 0.3
 _FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
 """Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _STEP = 1000
+_USELESS_CODE = 2
+"""As if the app could not be loaded at the start."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -105,7 +107,7 @@ class Supervisor:
         self._fenced_at: float | None = None
         self._watchdog: Watchdog
         self._dead: dict[str, float] = {}
-        self._failed = False
+        self._code = 0
 
     # -- life
 
@@ -120,7 +122,8 @@ class Supervisor:
             signal.signal(number, lambda *_, answer=answer: loop.call_soon_threadsafe(answer, self))
         moving = asyncio.create_task(self._move())
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
-        self.start(self._vitals.watch)
+        for step in (self._vitals.watch, self._fleet.watch):
+            self.start(step)
         try:
             watch = Watch(options) if options.reload else None  # it sees what changes from now on
             if not await self._first_hello():
@@ -129,7 +132,7 @@ class Supervisor:
             try:
                 self.start(self._pump.run)
                 self._pump.look()
-                for step in (self._beat, self._guard, self._upkeep, self._fleet.watch):
+                for step in (self._beat, self._guard, self._upkeep):
                     self.start(step)
                 if options.autoscale is not None:
                     self.start(partial(autoscale, self._fleet, self._line, options))
@@ -241,7 +244,7 @@ class Supervisor:
         self._retention = Retention(**dict(zip(Retention.__struct_fields__, app.retention, strict=True)))
         self._pump.learn(self._fleet.tasks, self._settled if self._subscribed else None)
         tasks = tuple(sorted(self._fleet.tasks))
-        info = msgspec.structs.replace(self._info, tasks=tasks, slots=self._fleet.slots)
+        info = msgspec.structs.replace(self._info, tasks=tasks, slots=self._fleet.slots if self._fleet.serves else 0)
         if info != self._info:
             self._info = info
             self._news.set()
@@ -256,8 +259,14 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.critical("the supervisor failed", exc_info=task.exception())
-            self._failed = True
+            self._code = 1
             self._stopped.set()
+
+    def despair(self, why: str) -> None:
+        """No child can start: whoever started the worker learns it by its end."""
+        log.critical("no process of this worker can start: %s; it ends with exit code %d", why, _USELESS_CODE)
+        self._code = _USELESS_CODE
+        self._stopped.set()
 
     async def _shut_down(self) -> int:
         """Gives back, waits, interrupts, releases, retires."""
@@ -290,7 +299,7 @@ class Supervisor:
             log.error("the broker did not answer at the end; this worker ends with exit code %d", EXIT_CODE)
             return EXIT_CODE
         log.info("stopped")
-        return 1 if self._failed else 0
+        return self._code
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> bool:
         while not condition():
