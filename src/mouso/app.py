@@ -24,7 +24,7 @@ from mouso.job import Job, JobState, check_name
 from mouso.keys import Key, read_keys
 from mouso.middleware import Middleware
 from mouso.options import Options
-from mouso.producer import Producer
+from mouso.producer import Producer, after
 from mouso.redaction import Redaction
 from mouso.signing import trusting
 from mouso.task import AsyncTask, Task
@@ -302,13 +302,14 @@ class Mouso:
         """Enqueues jobs made by ``task.job(...)``, of any tasks, 1,000 in a round trip.
 
         Raises:
-            As ``Task.delay``; batches of 1,000 that went before stay stored.
+            As ``Task.map``.
         """
         handles: list[JobHandle[Any]] = []
         source = iter(jobs)
-        while batch := list(islice(source, BATCH)):
-            stored = self.producer.submit(batch)
-            handles += [JobHandle(self, e.id, self.tasks.get(job.task)) for e, job in zip(stored, batch, strict=True)]
+        with after(handles):
+            while batch := list(islice(source, BATCH)):
+                stored = zip(self.producer.submit(batch), batch, strict=True)
+                handles += [JobHandle(self, enqueued.id, self.tasks.get(job.task)) for enqueued, job in stored]
         return handles
 
     @contextmanager

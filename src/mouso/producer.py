@@ -12,19 +12,36 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mouso.brokers.base import BATCH, Broker, Enqueued
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerUnavailable, OutcomeUnknown
+from mouso.errors import BrokerUnavailable, JobRejected, OutcomeUnknown
 from mouso.job import Job
 
 if TYPE_CHECKING:
     import asyncio
 
+_NOTHING = "; nothing was stored, try again"
 _MOMENT = 0.25
 """Seconds that an enqueue which is under way in another thread is waited for beyond the deadline."""
+
+
+@contextmanager
+def after(stored: Sequence[object]) -> Iterator[None]:
+    """Lets a call that goes in batches say, when one of them fails, how many jobs the ones before have stored."""
+    try:
+        yield
+    except (JobRejected, BrokerUnavailable, OutcomeUnknown) as error:
+        if not stored:
+            raise
+        why = str(error).removesuffix(_NOTHING)
+        words = f"{why}; the first {len(stored):,} jobs of this call are stored, do not repeat those"
+        if isinstance(error, BrokerUnavailable):
+            raise OutcomeUnknown(words) from error
+        error.args = (words,)
+        raise
 
 
 class _Entry:
@@ -88,11 +105,12 @@ class Producer:
         finally:
             self._connection.reset(token)
 
-    def submit(self, jobs: Sequence[Job], *, signed: bool = False) -> list[Enqueued]:
+    def submit(self, jobs: Sequence[Job], *, signed: bool = False, deadline: float | None = None) -> list[Enqueued]:
         """Enqueues jobs, all or none of each call to it up to 1,000; a longer list goes in batches of that size.
 
         Args:
             signed: They are in their signed form already.
+            deadline: On the monotonic clock, if it is earlier than after the usual time.
 
         Raises:
             JobRejected: No key may sign one of them; nothing was stored.
@@ -105,10 +123,15 @@ class Producer:
         if connection is not None:
             return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=self.timeout)
         if len(jobs) > BATCH:
-            return [e for i in range(0, len(jobs), BATCH) for e in self.submit(jobs[i : i + BATCH], signed=True)]
+            stored: list[Enqueued] = []
+            for start in range(0, len(jobs), BATCH):
+                with after(stored):
+                    stored += self.submit(jobs[start : start + BATCH], signed=True)
+            return stored
         if self._pid != os.getpid():
             self._reset()
         leads = False
+        timeout = self.timeout if deadline is None else max(deadline - SYSTEM.monotonic(), 0.01)
         try:
             with self._mutex:
                 if self._led:
@@ -117,16 +140,16 @@ class Producer:
                 else:
                     leads = self._led = True
             if leads:  # nobody else is there
-                return (self.broker or self._find_broker()).enqueue(jobs, timeout=self.timeout)
+                return (self.broker or self._find_broker()).enqueue(jobs, timeout=timeout)
         finally:
             if leads:
                 self._pass_on()
-        return self._wait(entry)
+        return self._wait(entry, timeout)
 
-    def _wait(self, entry: _Entry) -> list[Enqueued]:
+    def _wait(self, entry: _Entry, timeout: float) -> list[Enqueued]:
         """Waits until the entry is stored by another thread, or it is its turn to lead."""
-        deadline = SYSTEM.monotonic() + self.timeout
-        if not entry.turn.acquire(timeout=self.timeout):
+        deadline = SYSTEM.monotonic() + timeout
+        if not entry.turn.acquire(timeout=timeout):
             return self._give_up(entry)
         if not entry.done:
             try:
@@ -177,14 +200,16 @@ class Producer:
         if waits:
             if entry.turn.acquire(blocking=False):
                 self._pass_on()  # the lead had just come
-            raise BrokerUnavailable(
-                f"the broker did not answer within {self.timeout:g} s; nothing was stored, try again"
-            )
+            raise self.too_late()
         # It is under way in another thread, whose deadline is about the same: its answer is worth a moment.
         entry.turn.acquire(timeout=_MOMENT)
         if entry.done:
             return entry.result()
         raise OutcomeUnknown(f"the broker did not answer within {self.timeout:g} s; repeat the call with the same id")
+
+    def too_late(self) -> BrokerUnavailable:
+        """The error of jobs the time of which is over before they were tried."""
+        return BrokerUnavailable(f"the broker did not answer within {self.timeout:g} s{_NOTHING}")
 
     async def asubmit(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """``submit`` for coroutines: does not block the loop, and shares round trips with its siblings."""
@@ -207,6 +232,14 @@ def _interrupted() -> OutcomeUnknown:
     return OutcomeUnknown("the enqueue was interrupted in another thread; repeat the call with the same id")
 
 
+class _Pending(NamedTuple):
+    """One coroutine's jobs, and until when they are to be stored, on the monotonic clock."""
+
+    jobs: Sequence[Job]
+    future: asyncio.Future[list[Enqueued]]
+    deadline: float
+
+
 class _LoopFlusher:
     """Gathers the enqueues of one event loop while a flush is under way in a thread.
 
@@ -215,7 +248,7 @@ class _LoopFlusher:
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._pending: deque[tuple[Sequence[Job], asyncio.Future[list[Enqueued]]]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, jobs: Sequence[Job]) -> list[Enqueued]:
@@ -223,7 +256,7 @@ class _LoopFlusher:
 
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Enqueued]] = loop.create_future()
-        self._pending.append((jobs, future))
+        self._pending.append(_Pending(jobs, future, SYSTEM.monotonic() + self._producer.timeout))
         if self._task is None:
             self._task = loop.create_task(self._flush(loop))
         return await future
@@ -231,34 +264,36 @@ class _LoopFlusher:
     async def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             while self._pending:
-                batch = [self._pending.popleft()]
-                jobs = list(batch[0][0])
-                while self._pending and len(jobs) + len(self._pending[0][0]) <= BATCH:
+                first = self._pending.popleft()
+                batch, jobs = [first], list(first.jobs)
+                while self._pending and len(jobs) + len(self._pending[0].jobs) <= BATCH:
                     batch.append(self._pending.popleft())
-                    jobs += batch[-1][0]
+                    jobs += batch[-1].jobs
                 try:
-                    enqueued = await self._in_thread(loop, jobs)
+                    if SYSTEM.monotonic() >= first.deadline:  # the flush before has taken all of its time
+                        raise self._producer.too_late()
+                    enqueued = await self._in_thread(loop, jobs, first.deadline)
                 except Exception as error:
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
+                    for pending in batch:
+                        if not pending.future.done():
+                            pending.future.set_exception(error)
                     continue
                 start = 0
-                for jobs_, future in batch:
-                    if not future.done():
-                        future.set_result(enqueued[start : start + len(jobs_)])
-                    start += len(jobs_)
+                for pending in batch:
+                    if not pending.future.done():
+                        pending.future.set_result(enqueued[start : start + len(pending.jobs)])
+                    start += len(pending.jobs)
         finally:
             self._task = None
 
-    async def _in_thread(self, loop: asyncio.AbstractEventLoop, jobs: Sequence[Job]) -> list[Enqueued]:
+    async def _in_thread(self, loop: asyncio.AbstractEventLoop, jobs: Sequence[Job], deadline: float) -> list[Enqueued]:
         """``submit`` in a thread of its own: the loop's executor may be full of the caller's work."""
         answer: asyncio.Future[list[Enqueued]] = loop.create_future()
 
         def run() -> None:
             entry = _Entry(jobs)
             try:
-                entry.enqueued = self._producer.submit(jobs, signed=True)
+                entry.enqueued = self._producer.submit(jobs, signed=True, deadline=deadline)
             except Exception as error:
                 entry.error = error
             loop.call_soon_threadsafe(_answer, answer, entry)

@@ -21,6 +21,7 @@ from mouso.errors import ConfigError, OptionError
 from mouso.handle import JobHandle
 from mouso.job import Job, JobOptions, check_name, new_id
 from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
+from mouso.producer import after
 from mouso.retry import Backoff, module_name
 from mouso.wire import PICKLE
 
@@ -106,12 +107,14 @@ class Call(Generic[P, R]):
             One handle per job, in order.
 
         Raises:
-            As ``delay``; batches of 1,000 that went before stay stored.
+            As ``delay``; batches of 1,000 that went before stay stored: then it is not ``BrokerUnavailable`` but
+            ``OutcomeUnknown``, and each error says how many.
         """
         handles: list[JobHandle[R]] = []
         source = self._each(calls)
-        while batch := [self._build_from(call) for call in islice(source, BATCH)]:
-            handles += [JobHandle(self._app, e.id, self._task) for e in self._app.producer.submit(batch)]
+        with after(handles):
+            while batch := [self._build_from(call) for call in islice(source, BATCH)]:
+                handles += [JobHandle(self._app, e.id, self._task) for e in self._app.producer.submit(batch)]
         return handles
 
     @overload
@@ -128,8 +131,9 @@ class Call(Generic[P, R]):
         """``map`` for coroutines."""
         handles: list[JobHandle[R]] = []
         source = self._each(calls)
-        while batch := [self._build_from(call) for call in islice(source, BATCH)]:
-            handles += [JobHandle(self._app, e.id, self._task) for e in await self._app.producer.asubmit(batch)]
+        with after(handles):
+            while batch := [self._build_from(call) for call in islice(source, BATCH)]:
+                handles += [JobHandle(self._app, e.id, self._task) for e in await self._app.producer.asubmit(batch)]
         return handles
 
     def _each(self, calls: Iterable[Any]) -> Iterator[Any]:

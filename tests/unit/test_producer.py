@@ -19,7 +19,7 @@ import pytest
 from mouso import Job, Mouso
 from mouso.brokers.base import Broker, Enqueued
 from mouso.brokers.memory import MemoryBroker
-from mouso.errors import BrokerUnavailable, OutcomeUnknown
+from mouso.errors import ArgumentError, BrokerUnavailable, OutcomeUnknown
 from mouso.job import new_id
 from mouso.producer import Producer
 from tests.support import wait_until, wait_until_async
@@ -306,7 +306,62 @@ def test_an_adelay_that_fails_fails_for_all_who_share_it() -> None:
     assert recorder.sizes == [10]
 
 
+def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso, recorder: Recorder) -> None:
+    """Nobody may take it for one that has stored nothing, and repeat it all."""
+
+    @sqlite.task
+    def task(x: int, y: int) -> None: ...
+
+    def third(number: int) -> None:
+        if number == 3:
+            raise BrokerUnavailable("the store is locked; nothing was stored, try again")
+
+    def calls(*last: int) -> Iterator[Any]:
+        yield from ((n, n) for n in range(2500))
+        yield last
+
+    recorder.before = third
+    words = "the store is locked; the first 2,000 jobs of this call are stored, do not repeat those"
+    for store in (
+        lambda: task.map(calls(1, 2)),
+        lambda: asyncio.run(task.amap(calls(1, 2))),
+        lambda: sqlite.enqueue_many(task.job(n, n) for n in range(2500)),
+        lambda: sqlite.producer.submit([task.job(n, n) for n in range(2500)]),
+    ):
+        recorder.sizes.clear()
+        with pytest.raises(OutcomeUnknown) as unknown:
+            store()
+        assert str(unknown.value) == words
+    recorder.before = lambda number: None
+    with pytest.raises(ArgumentError, match=r"; the first 2,000 jobs of this call are stored, do not repeat those$"):
+        task.map(calls(1, 2, 3))
+    recorder.before = lambda number: third(3)
+    with pytest.raises(BrokerUnavailable, match="nothing was stored"):
+        task.map(calls(1, 2))
+
+
 # -- deadlines
+
+
+def test_an_adelay_behind_one_that_hangs_keeps_its_own_deadline() -> None:
+    """It waits for the round trip that is under way, and has what is left of its time for its own."""
+
+    async def main(line: Line) -> list[BaseException | list[Enqueued]]:
+        first = asyncio.create_task(line.producer.asubmit(jobs(1)))
+        await wait_until_async(line.held.is_set)
+        others = [asyncio.create_task(line.producer.asubmit(jobs(1))) for _ in range(3)]
+        began = time.monotonic()
+        await wait_until_async(lambda: time.monotonic() - began > 1.0)
+        line.go.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    with Line(timeout=0.8) as line:
+        first, *others = asyncio.run(main(line))
+    assert isinstance(first, list)
+    assert [str(other) for other in others] == [
+        "the broker did not answer within 0.8 s; nothing was stored, try again"
+    ] * 3
+    assert line.recorder.sizes == [1]
 
 
 def test_who_waits_in_vain_for_its_turn_has_stored_nothing() -> None:

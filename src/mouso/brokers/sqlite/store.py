@@ -158,7 +158,7 @@ class Store:
             self.open(timeout)
         if not self._writing.acquire(timeout=max(deadline - SYSTEM.monotonic(), 0)):
             raise BrokerUnavailable(
-                f"{self.path} was busy in this process for {timeout:g} s; nothing was stored, try again"
+                f"{self.path} was busy in this process for {timeout:.3g} s; nothing was stored, try again"
             )
         try:
             try:
@@ -332,7 +332,7 @@ class Store:
 
     def _locked(self, timeout: float) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"{self.path} stayed locked by another program for {timeout:g} s; nothing was stored, try again"
+            f"{self.path} stayed locked by another program for {timeout:.3g} s; nothing was stored, try again"
         )
 
     def _checkpoint_if_due(self) -> None:
