@@ -281,11 +281,13 @@ class Arena(Bench):
 
     def pause(self, *pids: int, seconds: float) -> None:
         """Stops processes for a while, and expects no harm from it."""
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        pass_time(seconds)
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            pass_time(seconds)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     # -- the judgement
 

@@ -298,6 +298,16 @@ def test_an_enqueue_opens_a_transaction_if_there_is_none(sqlite: Mouso, file: Pa
     assert len(sqlite.jobs()) == 1
 
 
+def test_a_connection_that_commits_by_itself_does_so_with_each_enqueue(sqlite: Mouso, file: Path) -> None:
+    task = sqlite.task(add)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        with sqlite.enqueue_in(connection):
+            task.options(id="a").delay(1, 2)
+            assert not connection.in_transaction
+            assert [job.id for job in sqlite.jobs()] == ["a"]
+        task.delay(1, 2)  # nobody holds the lock
+
+
 def test_a_connection_that_commits_by_itself_takes_part_in_begin_and_commit(sqlite: Mouso, file: Path) -> None:
     task = sqlite.task(add)
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:

@@ -105,9 +105,17 @@ class SQLiteBroker:
             if not self._store.is_same_file(connection):
                 raise CapabilityError(f"the connection belongs to another database than {self.url}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")  # see ``store``: checkpoints beside writers do damage
-            if not connection.in_transaction:
+            alone = not connection.in_transaction
+            if alone:
                 connection.execute("BEGIN IMMEDIATE")
-            enqueued = producing.insert(connection, jobs, self._clock.now(), set())
+            try:
+                enqueued = producing.insert(connection, jobs, self._clock.now(), set())
+            except BaseException:
+                if alone:
+                    connection.execute("ROLLBACK")
+                raise
+            if alone and _commits_by_itself(connection):
+                connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._store.translate(error) from error
         finally:
@@ -337,3 +345,8 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
+
+
+def _commits_by_itself(connection: sqlite3.Connection) -> bool:
+    """Whether each statement outside of a BEGIN is a transaction of its own."""
+    return connection.isolation_level is None or getattr(connection, "autocommit", False) is True
