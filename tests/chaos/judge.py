@@ -51,7 +51,8 @@ class Fault:
         pids, supervisors: The children that it reached, by themselves or by their supervisor.
         unsettled: For how long before `at` a run may have ended without being stored.
         kills: It ended its processes, so that a job which ran alone in one may be charged a crash.
-        lease: It kept a worker from the store for longer than its lease, so that its jobs may run twice at once.
+        lease: It kept a worker from the store for longer than its lease, so that its jobs run elsewhere.
+        overlaps: Its children cannot stop them before that, so that they may run twice at once.
         limit: Seconds within which what it cut off must start again; None for no limit.
         patience: By how many seconds half of it may be later than that, however idle the machine is.
     """
@@ -64,6 +65,7 @@ class Fault:
     unsettled: float = 0.5
     kills: bool = False
     lease: bool = False
+    overlaps: bool = False
     limit: float | None = None
     patience: float = 0.0
 
@@ -274,7 +276,7 @@ def _late(run: Run, faults: Sequence[Fault]) -> bool:
 
 def _may_overlap(earlier: Run, run: Run, faults: Sequence[Fault]) -> bool:
     return any(
-        fault.lease
+        fault.overlaps
         and run.start >= fault.at + EARLIEST_TAKEOVER
         and (fault.reached(earlier) or (run.token < earlier.token and fault.reached(run)))
         for fault in faults

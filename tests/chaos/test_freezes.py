@@ -40,8 +40,9 @@ def late(ctx: Context) -> int:
 def test_beyond_the_lease(arena: Arena) -> None:
     """One worker is stopped whole, of another the supervisor alone, of the third a child that never goes on.
 
-    The third takes over the jobs of all. When the others wake, what they have to say comes too late: they learn it,
-    stop what they still run, and work on.
+    The third takes over the jobs of all, but not before those that the second's children run have been stopped by
+    themselves. When the others wake, what they have to say comes too late: they learn it, stop what they still run, and
+    work on.
     """
     arena.begin(PATIENT, mean=0.03)
     whole, healthy = arena.pair
@@ -65,10 +66,12 @@ def test_beyond_the_lease(arena: Arena) -> None:
         wait_until(lambda: len(arena.starts(belated)) == len(belated), timeout=20, message="it has started")
 
     with ExitStack() as frozen:
-        frozen.enter_context(arena.frozen(whole, lease=True, limit=LOST))
+        frozen.enter_context(arena.frozen(whole, lease=True, overlaps=True, limit=LOST))
         frozen.enter_context(arena.frozen(headless, whole=False, lease=True, limit=LOST))
         stuck = arena.freeze_child(healthy, limit=LOST)
         pass_time(LEASE + 4)
+        stopped = {line.supervisor for line in arena.lines("stop")}
+        assert stopped == {headless.pid}, "its children know when its lease ends"
     thawed = time.monotonic()
     wait_until(lambda: {line.supervisor for line in arena.lines("stop")} == both, message="patients are told to stop")
     assert time.monotonic() - thawed < 3.0

@@ -154,7 +154,7 @@ def test_a_process_that_was_not_dead_yet() -> None:
     assert "two runs at once" in found
 
 
-FREEZE = Fault("a freeze", at=1.5, until=21, supervisors=frozenset({100}), lease=True, limit=20.0)
+FREEZE = Fault("a freeze", at=1.5, until=21, supervisors=frozenset({100}), lease=True, overlaps=True, limit=20.0)
 THAWED = (
     line(1, "start"),
     line(17, "start", pid=2, token=2),

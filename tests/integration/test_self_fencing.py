@@ -1,8 +1,10 @@
 """A worker whose lease cannot be renewed stops its jobs before others may run them."""
 
+import signal
 import sqlite3
 import time
 
+from mouso.worker.proof import process_state
 from tests.integration.harness import Bench
 from tests.support import wait_until
 
@@ -67,3 +69,22 @@ def test_jobs_are_stopped_before_the_lease_ends(bench: Bench) -> None:
     assert worker.stop() == 0
     assert worker.log.count("the broker does not answer") == 1
     assert worker.log.count("the broker answers again") == 1
+
+
+def test_children_of_a_supervisor_that_was_stopped_stop_their_jobs_too(bench: Bench) -> None:
+    """It can tell them nothing: they know when the lease ends, and what does not stop ends with its process."""
+    jobs = bench.app(APP)
+    worker = bench.worker(processes=1)
+    handles = [jobs.obedient.delay(), jobs.obedient_too.delay(), jobs.deaf.delay()]
+    bench.wait_for("start", 3)
+    (child,) = worker.children()
+    worker.send(signal.SIGSTOP)
+    frozen = time.monotonic()
+    wait_until(lambda: len(bench.history("stopped")) == 2, timeout=LEASE)
+    wait_until(lambda: process_state(child) in ("", "Z"), timeout=LEASE, message="the deaf one has ended")
+    assert time.monotonic() - frozen < LEASE
+    (bench.folder / "enough").touch()
+    worker.send(signal.SIGCONT)
+    records = bench.wait_final(handles, timeout=20)
+    assert [(r.state, r.attempts, r.crashes, r.releases) for r in records] == [("completed", 0, 0, 1)] * 3
+    assert "the lease of this worker was not renewed: child" in worker.log

@@ -8,6 +8,9 @@ The first word is the supervisor's: what arrived up to there, the child starts n
 can be relieved of what it has not started: it notes a start first and looks at the word then, the supervisor the other
 way round, so one of them sees the other.
 
+The second word is the instant up to which the worker's lease holds for the child, on the steady clock, in ms: so its
+jobs stop in time also when the supervisor is stopped and can tell it nothing.
+
 Behind the rows stands the thread of each slot, and behind that is room for stacks: the child's ``faulthandler`` writes
 them there, from a signal handler that needs no interpreter, and the supervisor reads them.
 """
@@ -23,7 +26,8 @@ import time
 import zlib
 from typing import NamedTuple
 
-_HEAD = struct.Struct("<Q")
+_HEAD = struct.Struct("<QQ")
+_WORD = struct.Struct("<Q")
 _ROW = struct.Struct("<QQQQ")
 _JOB = struct.Struct("<Q")
 _THREAD = struct.Struct("<Q")
@@ -78,7 +82,16 @@ class Board:
 
     def recall(self, arrival: int) -> None:
         """Forbids to start what arrived up to there."""
-        self._memory[: _HEAD.size] = _HEAD.pack(arrival)
+        self._memory[: _WORD.size] = _WORD.pack(arrival)
+
+    @property
+    def lease(self) -> int:
+        """Up to when the worker's lease holds for the child; 0 if nobody has said."""
+        return int(_WORD.unpack_from(self._memory, _WORD.size)[0])
+
+    @lease.setter
+    def lease(self, until: int) -> None:
+        self._memory[_WORD.size : _HEAD.size] = _WORD.pack(until)
 
     def start(self, slot: int, key: int | str, arrival: int, timeout: float | None) -> bool:
         """Notes that a job starts now in a slot; returns False if it may not be started any more.
@@ -90,7 +103,7 @@ class Board:
         deadline = 0 if timeout is None else now + int(timeout * 1e9)
         job = key if type(key) is int else number(key)
         _ROW.pack_into(self._memory, _HEAD.size + slot * _ROW.size, job, arrival, now, deadline)
-        return arrival > int(_HEAD.unpack_from(self._memory)[0])
+        return arrival > int(_WORD.unpack_from(self._memory)[0])
 
     def end(self, slot: int) -> None:
         """Notes that a slot runs nothing."""

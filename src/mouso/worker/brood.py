@@ -129,6 +129,7 @@ class Brood:
         self.concurrency = options.concurrency
         self.nursery = Nursery(worker, options)
         self.brake = Brake()
+        self._lease = 0
         self._filling = False
         self._inbox = inbox
         self._heard = heard
@@ -178,8 +179,15 @@ class Brood:
         except _REFUSED as error:
             self._refused(error)
             return None
+        child.board.lease = self._lease
         self.children.append(child)
         return child
+
+    def renew(self, until: int) -> None:
+        """Lets all run jobs up to an instant of the steady clock, in ms."""
+        self._lease = until
+        for child in self.children:
+            child.board.lease = until
 
     async def bear(self, child: ChildProcess) -> bool:
         """Starts a child's process, and gives it what it holds; returns False, and says so, if that cannot be."""

@@ -52,6 +52,8 @@ _READ = 64 << 10
 _ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
 _BROKEN = 70
+_LEASE_LOOK = 0.5
+_LEASE_GRACE = 1.5
 _COARSE = 1.0
 _MOST_SELECTED = 1024
 """``select()`` takes no descriptor from this one on."""
@@ -70,6 +72,7 @@ class Child:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         self._sleeping = False
+        self._fenced = False
         self._ended: Callable[[], object] = lambda: None
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._teller: threading.Thread | None = None
@@ -127,6 +130,9 @@ class Child:
             # Set before the tick looks at what there is: who comes after that look must find a sleeper to wake.
             self._sleeping = True
             pause = pool.tick()
+            if not pool.idle:
+                self._heed_lease(pool)
+                pause = _LEASE_LOOK if pause is None else min(pause, _LEASE_LOOK)
             self._sleeping = pause is None or pause > 0.01
             ready = {fd for fd, _ in poll.poll(None if pause is None else pause * 1000)}
             self._sleeping = False
@@ -143,6 +149,19 @@ class Child:
                 for body in splitter.feed(data):
                     if not self._handle(frames.to_child.decode(body), pool):
                         return
+
+    def _heed_lease(self, pool: Pool) -> None:
+        """Stops what runs here when the worker's lease is about to end: others will run it. If the supervisor lives, it
+        has said so already; this is for one that was stopped."""
+        until, now = self._board.lease, SYSTEM.steady()
+        if not until or now < until:
+            self._fenced = False
+        elif not self._fenced:
+            self._fenced = True
+            log.error("the lease of this worker was not renewed: child %d stops its jobs", os.getpid())
+            pool.stop(None, "fenced")
+        elif now > until + _LEASE_GRACE * 1000:
+            os._exit(frames.EXIT_FENCED)
 
     def _handle(self, message: frames.ToChild, pool: Pool) -> bool:
         match message:

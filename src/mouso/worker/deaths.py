@@ -24,7 +24,7 @@ from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.observe.logs import about
 from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
-from mouso.worker.frames import TaskInfo
+from mouso.worker.frames import EXIT_FENCED, TaskInfo
 from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import oom_kills, resident
 from mouso.worker.outcomes import failure, release
@@ -67,12 +67,13 @@ class Coroner:
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
         running = {lease.key for lease in child.running()} or {lease.key for lease in child.unreported()}
+        spared = child.killed or (child.exit is not None and child.exit.code == EXIT_FENCED)
         outcomes, suspects = [], []
         for lease in child.leases.values():
             verdict = child.verdicts.get(lease.key) or self._spent(child, lease, ran=lease.key in running)
             if verdict is not None:
                 outcomes.append(verdict)
-            elif lease.key in running and not child.killed:
+            elif lease.key in running and not spared:
                 suspects.append(lease)
             else:
                 outcomes.append(release(lease))
@@ -86,7 +87,7 @@ class Coroner:
                 outcomes += [release(lease) for lease in suspects]
             else:
                 self.suspects.extend(suspects)
-        elif not (draining or child.killed or explained or child.left_in_peace or child.failure or child.heir):
+        elif not (draining or spared or explained or child.left_in_peace or child.failure or child.heir):
             when = "nothing ran in it" if child.ready else "it was importing the app, which may have ended it"
             if child.ready or self._is_news(f"{describe(child.exit or Exit(None))}; {when}"):
                 log.error("child %d died (%s); %s", child.pid, self._describe(child.exit or Exit(None)), when)

@@ -169,6 +169,10 @@ class Fleet:
         self._owner.learn()
         self._owner.start(self._brood.fill)
 
+    def renew_lease(self, until: int) -> None:
+        """Lets the children run jobs up to an instant of the steady clock, in ms, and stop them then by themselves."""
+        self._brood.renew(until)
+
     async def renew(self) -> str:
         """Replaces all children, one after the other, by such as import the app anew.
 

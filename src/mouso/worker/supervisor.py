@@ -57,6 +57,8 @@ _AFTER_GRACE = 1.5
 _GUARD = 0.3
 _FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
 """Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
+_FENCE_ALONE = 13.0
+"""When children stop their jobs without being told."""
 _STEP = 1000
 _USELESS_CODE = 2
 """As if the app could not be loaded at the start."""
@@ -228,7 +230,7 @@ class Supervisor:
         )
         self._joined = True
         self.learn()
-        self._renewed = SYSTEM.steady()
+        self._renew(SYSTEM.steady())
         await self._line.call(self._line.broker.heartbeat, self._info)
         await self._reap(known)
 
@@ -310,6 +312,10 @@ class Supervisor:
 
     # -- what goes on while it lives
 
+    def _renew(self, at: int) -> None:
+        self._renewed = at
+        self._fleet.renew_lease(at + int(_FENCE_ALONE * 1000))
+
     async def _beat(self) -> None:
         """Renews the lease, announces what has changed, and passes on what the worker is told."""
         beaten = SYSTEM.monotonic()
@@ -328,7 +334,7 @@ class Supervisor:
             except Broken:
                 self._pump.doubt()
                 continue
-            self._renewed = began
+            self._renew(began)
             if news:
                 self._pump.look()  # jobs that were parked may be available now
             for command in commands:
