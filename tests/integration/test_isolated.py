@@ -1,6 +1,7 @@
 """Isolated jobs: each runs in a process of its own, a copy of the template, that ends with it."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -256,6 +257,18 @@ def takes_once() -> str:
         time.sleep(60)
     return "done"
 
+@app.task(isolated=True, max_memory="150MiB", attempts=1)
+def starts_programs(mib: int) -> int:
+    grandchild = "import sys, time; kept = b'x' * (int(sys.argv[1]) << 20); open('program', 'a'); time.sleep(60)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}, '{mib}'])"
+    command = [sys.executable, "-c", child]
+    with subprocess.Popen(command) as process:
+        while not Path("program").exists():
+            time.sleep(0.01)
+        time.sleep(1.0 if mib < 100 else 600)
+        process.kill()
+    return mib
+
 @app.task(isolated=True, max_cpu=1, attempts=1)
 def computes() -> None:
     note("start")
@@ -310,6 +323,19 @@ def test_memory(bench: Bench) -> None:
     assert records[0].errors[0].type == "MemoryError"
     assert "its max_memory is 150 MiB" in records[0].errors[0].message
     assert (records[2].attempts, records[2].crashes) == (1, 0)
+    still_sound(jobs)
+
+
+def test_memory_of_programs(bench: Bench) -> None:
+    """What a job has started counts, and what that has started; all of it ends with the job."""
+    jobs = bench.app("import subprocess\n" + LIMITED)
+    bench.worker(processes=1)
+    [record] = bench.wait_final([jobs.starts_programs.delay(10)])
+    assert (record.state, record.reason) == ("completed", "")
+    (bench.folder / "program").unlink()
+    [record] = bench.wait_final([jobs.starts_programs.delay(400)])
+    assert (record.state, record.reason) == ("dead", "max_memory")
+    assert re.match(r"the attempt and its programs had \d+ MiB resident", record.errors[0].message)
     still_sound(jobs)
 
 

@@ -16,13 +16,17 @@ class Broker:
         self.broken = broken
         self.fenced = fenced or []
         self.reports: list[list[Update]] = []
+        self.settled: list[tuple[int, int | str]] = []
         self.verbs: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def report(self, worker: str, updates: list[Update]) -> list[int | str]:
         self.reports.append(updates)
+        self.meanwhile()
         return self.fenced
 
     def exchange(self, worker: str, outcomes: list[Outcome], want: object) -> Exchange:
+        self.settled += [(len(self.reports), outcome.key) for outcome in outcomes]
         return Exchange(leases=[])
 
     def reconcile(self, worker: str, held: object) -> list[int | str]:
@@ -136,3 +140,25 @@ def test_who_was_overtaken_is_told_with_the_claim_that_it_was() -> None:
     broker = Broker(fenced=[1])
     fleet = pumped(broker, lambda pump: pump.report([Update(1, 3, Progress(1)), Update(2, 4, Progress(1))]))
     assert fleet.stopped == [(1, 3)]
+
+
+def test_news_that_come_while_others_are_reported_are_stored_before_what_their_job_ends_with() -> None:
+    broker = Broker()
+
+    def fill(pump: Pump) -> None:
+        pump.report([Update(1, 1, Progress(1))])
+        pump.settle([ended(1)])
+        broker.meanwhile = lambda: begin_and_end(pump)
+
+    def begin_and_end(pump: Pump) -> None:
+        broker.meanwhile = lambda: None
+        pump.report([Update(2, 1, Progress(2))])
+        pump.settle([ended(2)])
+
+    pumped(broker, fill)
+    assert [[update.key for update in updates] for updates in broker.reports] == [[1], [2]]
+    assert broker.settled == [(1, 1), (2, 2)], "each after as many reports"
+
+
+def ended(key: int) -> Outcome:
+    return Outcome(key, 1, f"job-{key}", "work", "default", JobState.COMPLETED)

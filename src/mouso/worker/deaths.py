@@ -26,7 +26,7 @@ from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
 from mouso.worker.frames import EXIT_FENCED, TaskInfo
 from mouso.worker.launch import Exit, describe
-from mouso.worker.memory import oom_kills, resident
+from mouso.worker.memory import of_programs, oom_kills, resident
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
 from mouso.worker.usual import RunTimes
@@ -177,10 +177,12 @@ class Coroner:
         """Verdicts on a job that has more memory than it may: its child must be killed."""
         if child.limits is None or child.limits.max_memory is None:
             return {}
-        used, most = resident(child.pid), child.limits.max_memory
+        programs, most = of_programs(child.pid), child.limits.max_memory
+        used = resident(child.pid) + programs
         if used <= most:
             return {}
-        message = f"the attempt had {used / _MIB:,.0f} MiB resident, its max_memory is {most / _MIB:,.0f} MiB"
+        what = "attempt and its programs" if programs else "attempt"
+        message = f"the {what} had {used / _MIB:,.0f} MiB resident, its max_memory is {most / _MIB:,.0f} MiB"
         return {lease.key: self._forced(lease, "MemoryError", message, "max_memory") for lease in child.leases.values()}
 
     def _forced(self, lease: Lease, kind: str, message: str, reason: str) -> Outcome:

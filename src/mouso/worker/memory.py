@@ -22,6 +22,26 @@ def resident(pid: int) -> int:
         return 0
 
 
+def of_programs(pid: int) -> int:
+    """Bytes that the programs have resident which a process has started, and theirs; of what they share, their part."""
+    used, left = 0, _programs(pid)
+    while left:
+        program = left.pop()
+        left += _programs(program)
+        for line in _read(Path(f"/proc/{program}/smaps_rollup")).splitlines():
+            if line.startswith("Pss:"):
+                used += int(line.split()[1]) * 1024
+    return used
+
+
+def _programs(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it is gone
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, _read(Path(f"/proc/{pid}/task/{thread}/children")).split())
+    return found
+
+
 def available() -> tuple[int, int]:
     """Bytes of memory that programs could still get, and bytes in all; of this process's cgroup if that is less."""
     fields = dict(line.split(":") for line in _read(Path("/proc/meminfo")).splitlines() if ":" in line)

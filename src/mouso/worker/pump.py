@@ -235,9 +235,10 @@ class Pump:
         """One exchange; returns whether another one at once is worth while."""
         if self._doubt or (SYSTEM.monotonic() - self._agreed > _AGREE and self._fleet.busy):
             await self._agree()
+        ready = min(len(self._outcomes), BATCH)  # before others come, whose last news are not reported yet
         if self._updates:
             await self._report()
-        outcomes, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
+        outcomes, self._outcomes = self._outcomes[:ready], self._outcomes[ready:]
         limit = min(self._fleet.room(), BATCH) if self.claiming else 0
         if not outcomes and not limit:
             return False
