@@ -1,4 +1,4 @@
-"""Helpers that every suite may use: waiting for a condition, a free port, the processes of this machine."""
+"""Helpers that every suite may use: waiting for a condition, a free port, this machine's load and processes."""
 
 import asyncio
 import os
@@ -68,6 +68,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def crowd() -> float:
+    """How many times as much as it can do this machine has to do; at least 1."""
+    return max(os.getloadavg()[0] / len(os.sched_getaffinity(0)), 1.0)
 
 
 def process_ids() -> list[int]:

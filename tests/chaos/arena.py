@@ -27,7 +27,7 @@ from tests.chaos.journal import VARIABLE, Line, Tail
 from tests.chaos.judge import Case, Fault, Verdict, judge
 from tests.chaos.load import JOBS, SOURCE, Load
 from tests.integration.harness import Bench, Worker
-from tests.support import wait_until
+from tests.support import crowd, wait_until
 
 CHILD, RESTART, LOST = 1.0, 3.0, 20.0
 """Seconds within which jobs run again: a child died, a worker was killed and started again, one was cut off."""
@@ -153,7 +153,7 @@ class Arena(Bench):
         began = time.monotonic()
         for worker in self.pair:
             self.wait_ready(worker, 2)
-        self.crowd = max(os.getloadavg()[0] / len(os.sched_getaffinity(0)), 1.0)
+        self.crowd = crowd()
         self.slack += (time.monotonic() - began) * self.crowd
         self.load.go_on()
 

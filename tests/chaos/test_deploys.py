@@ -6,7 +6,8 @@ import time
 from contextlib import suppress
 
 from tests.chaos.arena import GRACE, Arena
-from tests.integration.harness import Worker
+from tests.integration.harness import WAIT, Worker
+from tests.support import wait_until
 
 LONG = """
 from contextlib import suppress
@@ -84,7 +85,7 @@ def stop(worker: Worker, round_: int) -> float:
         return worker.send(signal.SIGTERM)
     children = worker.children()
     at = worker.send_group(signal.SIGTERM if round_ % 2 else signal.SIGINT)
-    time.sleep(0.1)
+    wait_until(lambda: "stopping: " in worker.log, timeout=WAIT, message="the first signal has arrived")
     worker.send_group(signal.SIGTERM)
     if round_ % 3 == 2:  # a container's init that signals every process
         for pid in children:

@@ -16,6 +16,7 @@ import pytest
 
 from mouso import Mouso
 from mouso.brokers.base import JobFilter
+from mouso.errors import ConfigError
 from mouso.job import Job, JobState
 from tests.chaos.arena import Arena, pass_time
 from tests.integration.harness import Worker
@@ -137,7 +138,10 @@ def test_moved_away_and_put_back(arena: Arena) -> None:
     away = arena.folder / "jobs.db-away"
     arena.store.rename(away)
     wait_until(lambda: all(OUTAGE in worker.log for worker in arena.pair), message="both noticed")
-    pass_time(0.5)
+    with pytest.raises(ConfigError, match="was deleted or moved"):
+        arena.jobs.plain.delay(0.0)
+    started = runs(arena, "start")
+    wait_until(lambda: started <= runs(arena, "end", "fail"), timeout=20, message="who might still write has ended")
     before = contents(away, arena.store)
     pass_time(2.0)
     assert contents(away, arena.store) == before, "ghost writes"
@@ -238,6 +242,11 @@ def highest_descriptor(worker: Worker) -> int:
 
 def address_space(worker: Worker) -> int:
     return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+
+
+def runs(arena: Arena, *events: str) -> set[tuple[str, int]]:
+    """The runs of which jobs wrote this."""
+    return {(line.job, line.token) for event in events for line in arena.lines(event)}
 
 
 def resumes(arena: Arena) -> None:

@@ -166,13 +166,13 @@ def test_a_worker_that_is_killed_is_started_again(boot: Boot) -> None:
 
 @real
 def test_a_worker_that_is_frozen_is_started_again(boot: Boot) -> None:
-    system = boot("WatchdogSec=2\nTimeoutAbortSec=2")
+    system = boot("WatchdogSec=6\nTimeoutAbortSec=2")
     system.run("systemctl", "start", "mouso.service")
     began = time.monotonic()
     with pytest.raises(AssertionError, match="not true within"):  # it ticks: nothing happens to it
-        system.wait("NRestarts", "1", timeout=5)
+        system.wait("NRestarts", "1", timeout=13)
     system.wait("StatusText", "serving")
-    assert time.monotonic() - began > 4
+    assert time.monotonic() - began > 12
     system.run("kill", f"-{signal.SIGSTOP.value}", system.show("MainPID"))
     system.wait("NRestarts", "1")
     system.wait("ActiveState", "active")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mouso.handle import JobHandle
 from mouso.job import JobState
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.integration.snippets import PAUSES, SOUND
@@ -60,17 +61,24 @@ def test_a_worker_at_work(bench: Bench) -> None:
 def test_jobs_run_once_each_while_a_doctor_looks(bench: Bench) -> None:
     jobs = bench.app("@app.task\ndef work(n: int) -> None:\n    note('ran', str(n))\n    time.sleep(0.002)\n")
     bench.worker(processes=2)
-    handles = jobs.work.map([(n,) for n in range(2000)])
+
+    def waiting() -> bool:
+        return any(info.counts.get(JobState.AVAILABLE) for info in bench.producer.queues())
+
+    handles: list[JobHandle[None]] = []
     looked = 0
-    while any(info.counts.get(JobState.AVAILABLE) for info in bench.producer.queues()) or not looked:
+    while looked < 3:
+        if not waiting():
+            assert len(handles) < 100_000, "a doctor looks from beginning to end while jobs run"
+            handles += jobs.work.map([(len(handles) + n,) for n in range(3000)])
         code, found = doctor(bench, "--full")
         assert code == 0, wrong(found)
-        looked += 1
-    bench.wait_final(handles)
+        looked += waiting()
+    bench.wait_final(handles, timeout=90)
     ran = Counter(line.text for line in bench.history("ran"))
     assert set(ran.values()) == {1}
-    assert len(ran) == 2000
-    assert bench.states() == {"completed": 2000}
+    assert len(ran) == len(handles)
+    assert bench.states() == {"completed": len(handles)}
     assert bench.sql("PRAGMA integrity_check") == [("ok",)]
 
 

@@ -60,6 +60,7 @@ def test_longer_than_a_lease(bench: Bench, names: tuple[str, ...]) -> None:
     records = bench.wait_final([*handles, delayed], timeout=2 * LONGER)
     counts = {(r.state, r.claims, r.attempts, r.crashes, r.releases) for r in records}
     assert counts == {("completed", 1, 0, 0, 0)}
+    assert all((r.run_seconds or 0) > LEASE for r in records[:-1])
     starts = bench.history("start")
     assert len(starts) == len(records)
     (at,) = (line.at for line in starts if line.text == "later")

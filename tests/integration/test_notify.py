@@ -13,8 +13,16 @@ import pytest
 
 from mouso.observe.notify import Notifier
 from tests.integration.harness import WAIT, Bench, Worker
-from tests.integration.snippets import PAUSES, SOUND
+from tests.integration.snippets import SOUND
 from tests.support import wait_until
+
+HOLD = """
+@app.task
+def hold() -> None:
+    note("start")
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
 
 
 class Manager:
@@ -153,16 +161,17 @@ def test_a_broker_that_is_away_is_told_and_the_watchdog_ticks(bench: Bench, mana
 
 
 def test_stopping_says_for_what_it_waits(bench: Bench, manager: Manager) -> None:
-    jobs = bench.app(PAUSES)
+    jobs = bench.app(HOLD)
     worker = started(bench, manager, watchdog=0.5)
     manager.wait("READY", "1")
-    jobs.pause.delay(1, 2.5)
+    jobs.hold.delay()
     bench.wait_for("start")
     worker.send(signal.SIGTERM)
     manager.wait("STATUS", "stopping: 1 running job")
     assert manager.said("STOPPING") == ["1"]
     before = manager.ticks()
     wait_until(lambda: manager.ticks() > before, timeout=WAIT)  # it is not dead
+    (bench.folder / "go").touch()
     assert worker.wait() == 0
 
 

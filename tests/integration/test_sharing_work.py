@@ -12,63 +12,96 @@ import pytest
 from mouso.handle import JobHandle
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import JOB, started
-from tests.support import wait_until
+from tests.support import crowd, wait_until
 
 GIVE_BACK = 0.25
 SLACK = 1.0
+
+HOLD = """
+@app.task
+def hold(n: int) -> None:
+    note("start", str(n))
+    while not Path("go").exists():
+        time.sleep(0.01)
+
+@app.task
+async def hold_the_loop() -> None:
+    note("block")
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
+MEET = """
+def all_there(n: int) -> bool:
+    Path(f"there-{n}").touch()
+    return len(list(Path().glob("there-*"))) == 4
+
+@app.task
+def meet(n: int) -> None:
+    note("start", str(n))
+    while not all_there(n):
+        time.sleep(0.01)
+    note("end", str(n))
+
+@app.task
+async def meet_coroutine(n: int) -> None:
+    note("start", str(n))
+    while not all_there(n):
+        await asyncio.sleep(0.01)
+    note("end", str(n))
+"""
 
 # -- read-ahead
 
 
 def test_a_long_job_does_not_hoard_others(bench: Bench) -> None:
     """Whatever was claimed for a child that turned out to be slow is started elsewhere after 250 ms."""
-    jobs = bench.app(JOB)
+    jobs = bench.app(JOB + HOLD)
     bench.worker(processes=2, concurrency=1)
     bench.wait_final(jobs.job.map([(n,) for n in range(2000)]))  # it learns that jobs are tiny, and reads ahead
     before = len(bench.history("start"))
-    calls: list[Any] = [jobs.pause.job(9000, 3.0)]
+    calls: list[Any] = [jobs.hold.job(9000)]
     calls += [jobs.job.job(9001 + n) for n in range(200)]
     at = time.monotonic()
     handles = jobs.app.enqueue_many(calls)
     bench.wait_final(handles[1:])
     starts = bench.history("start")[before:]
     assert len(starts) == 201
-    assert max(line.at for line in starts) - at < GIVE_BACK + SLACK
+    assert max(line.at for line in starts) - at < (GIVE_BACK + SLACK) * crowd()
     assert handles[0].state == "running"
+    (bench.folder / "go").touch()
     records = bench.records(handle.id for handle in handles)
     assert all((r.attempts, r.crashes) == (0, 0) for r in records)
 
 
 @pytest.mark.parametrize("task", ["job", "pause_coroutine"])
 def test_a_blocked_event_loop_does_not_hoard_others(bench: Bench, task: str) -> None:
-    jobs = bench.app(JOB)
+    jobs = bench.app(JOB + HOLD)
     bench.worker(processes=2, concurrency=4)
-    blocker = jobs.block.delay(3.0)
+    blocker = jobs.hold_the_loop.delay()
     bench.wait_for("block")
     at = time.monotonic()
     calls = [(n,) if task == "job" else (n, 0.0) for n in range(20)]
     handles: list[JobHandle[Any]] = getattr(jobs, task).map(calls)
     bench.wait_final(handles)
-    assert max(line.at for line in bench.history("start")) - at < 2 * GIVE_BACK + SLACK
+    assert max(line.at for line in bench.history("start")) - at < (2 * GIVE_BACK + SLACK) * crowd()
     assert blocker.state == "running"
     assert sorted(started(bench)) == list(range(20)), "each ran once"
+    (bench.folder / "go").touch()
     blocker.get(timeout=WAIT)
     assert sorted(started(bench)) == list(range(20)), "none ran again when the loop was free"
 
 
 def test_coroutines_and_functions_share_the_slots(bench: Bench) -> None:
     """A coroutine behind a long function starts at once while a slot is free, and never beyond the slots."""
-    jobs = bench.app(JOB)
+    jobs = bench.app(JOB + MEET)
     bench.worker(processes=1, concurrency=4)
-    calls: list[Any] = []
-    for n in range(4):
-        calls.append((jobs.pause if n % 2 == 0 else jobs.pause_coroutine).job(n, 1.0))
+    calls: list[Any] = [(jobs.meet if n % 2 == 0 else jobs.meet_coroutine).job(n) for n in range(4)]
     calls += [(jobs.pause if n % 2 == 0 else jobs.pause_coroutine).job(n, 0.02) for n in range(4, 40)]
-    at = time.monotonic()
     handles = jobs.app.enqueue_many(calls)
     bench.wait_final(handles)
     starts = {int(line.text): line.at for line in bench.history("start")}
-    assert max(starts[n] for n in range(4)) - at < 0.5
+    assert max(starts[n] for n in range(4)) < min(starts[n] for n in range(4, 40))
     running = most = 0
     for line in sorted(bench.history(), key=lambda line: line.at):
         running += {"start": 1, "end": -1}.get(line.event, 0)
@@ -97,12 +130,16 @@ def test_one_slot_under_bursts(bench: Bench) -> None:
 def test_two_workers_share_one_file_fairly(bench: Bench) -> None:
     jobs = bench.app(JOB)
     workers = [bench.worker(processes=1, concurrency=2) for _ in range(2)]
-    handles = jobs.pause.map([(n, 0.01) for n in range(400)])
-    bench.wait_final(handles)
     parents = {child: worker.pid for worker in workers for child in worker.children()}
-    shares = Counter(parents[line.pid] for line in bench.history("start"))
-    assert sum(shares.values()) == 400, "each ran once"
-    assert min(shares.values()) > 100, shares
+    handles: list[JobHandle[int]] = []
+    shares: Counter[int] = Counter()
+    while any(shares[worker.pid] <= 100 for worker in workers):
+        assert len(handles) < 4000, shares
+        more = jobs.pause.map([(n, 0.01) for n in range(400)])
+        bench.wait_final(more)
+        handles += more
+        shares = Counter(parents[line.pid] for line in bench.history("start"))
+    assert shares.total() == len(handles), "each ran once"
     assert {r.worker for r in bench.records(h.id for h in handles)} == {w.id for w in jobs.app.workers()}
 
 

@@ -11,7 +11,7 @@ import pytest
 from mouso.job import Job, JobState
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES
-from tests.support import wait_until
+from tests.support import crowd, wait_until
 
 JOBS = 2000
 GRACE = 2.0
@@ -101,10 +101,11 @@ def test_sigterm_under_load(bench: Bench) -> None:
     at = worker.send(signal.SIGTERM)
     assert worker.wait() == 0, worker.log
     assert time.monotonic() - at < GRACE + 3.0
-    wait_until(lambda: not worker.survivors(), timeout=1, message="its children are gone")
+    wait_until(lambda: not worker.survivors(), timeout=5, message="its children are gone")
 
     lines = bench.history()
-    assert max(line.at for line in lines if line.event == "start") < at + IN_FLIGHT
+    assert max(line.at for line in lines if line.event == "start") < at + IN_FLIGHT * crowd()
+    assert bench.states()["available"] > len(LONG), "there was more to start"
     started = Counter(line.job for line in lines if line.event == "start")
     ended = Counter(line.job for line in lines if line.event == "end")
     assert set(started.values()) == {1}
@@ -172,7 +173,7 @@ def test_long_jobs_that_end_within_the_grace_complete(bench: Bench) -> None:
     bench.wait_for("start", count=2)
     at = worker.send(signal.SIGTERM)
     assert worker.wait() == 0
-    assert time.monotonic() - at < 3.0, "it does not wait longer than its jobs need"
+    assert time.monotonic() - at < 10, "it does not wait longer than its jobs need"
     assert [(r.state, r.releases) for r in bench.records(h.id for h in handles)] == [("completed", 0)] * 2
 
 
@@ -183,22 +184,22 @@ def test_twice_to_the_process_group(bench: Bench, number: int) -> None:
     long = [jobs.polite.delay(), jobs.deaf.delay(), jobs.cancellable.delay()]
     bench.wait_for("start", count=3)
     at = worker.send_group(number)
-    wait_until(lambda: time.monotonic() > at + 0.1, interval=0.005)
+    wait_until(lambda: "stopping: " in worker.log, timeout=WAIT, message="the first signal has arrived")
     worker.send_group(number)
     assert worker.wait() == 0, worker.log
     assert time.monotonic() - at > 1.4, "the second signal does not cut the grace"
     assert time.monotonic() - at < 1.5 + 3.0
     assert all(interrupted(record) for record in bench.records(h.id for h in long))
-    wait_until(lambda: not worker.survivors(), timeout=1)
+    wait_until(lambda: not worker.survivors(), timeout=5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_idle_worker_ends_at_once(bench: Bench, number: int) -> None:
     bench.app(APP)
-    worker = bench.worker(processes=2)
+    worker = bench.worker("--grace", "15", processes=2)
     at = worker.send(number)
     assert worker.wait() == 0
-    assert time.monotonic() - at < 1.5
+    assert time.monotonic() - at < 15, "it does not wait for its grace"
     assert bench.producer.workers() == []
 
 
@@ -223,11 +224,9 @@ def test_signal_while_it_starts(bench: Bench) -> None:
     bench.write('note("importing")\nif "SLOW" in os.environ:\n    time.sleep(60)\n' + APP)
     worker = bench.start("-p", "2", SLOW="1")
     bench.wait_for("importing", count=2)
-    at = worker.send(signal.SIGTERM)
-    assert worker.wait() == 0, worker.log
-    assert time.monotonic() - at < 2.0
+    assert worker.stop() == 0, worker.log
     assert "Traceback" not in worker.log
-    wait_until(lambda: not worker.survivors(), timeout=1)
+    wait_until(lambda: not worker.survivors(), timeout=5)
     assert jobs.app.workers() == []
 
 
@@ -235,10 +234,8 @@ def test_a_thread_left_by_a_job_does_not_hold_the_worker(bench: Bench) -> None:
     jobs = bench.app(APP)
     worker = bench.worker()
     assert jobs.threads.delay().get(timeout=WAIT) == "threads"
-    at = worker.send(signal.SIGTERM)
-    assert worker.wait() == 0
-    assert time.monotonic() - at < 3.0
-    wait_until(lambda: not worker.survivors(), timeout=1)
+    assert worker.stop() == 0
+    wait_until(lambda: not worker.survivors(), timeout=5)
 
 
 def test_sigquit_dumps_all_stacks_and_the_worker_lives(bench: Bench) -> None:
@@ -286,7 +283,8 @@ def test_children_of_a_killed_supervisor_start_nothing_more(bench: Bench) -> Non
     at = worker.send(signal.SIGKILL)
     worker.wait()
     wait_until(lambda: not worker.survivors(), timeout=5, message="orphans have ended")
-    assert max(line.at for line in bench.history("start")) < at + IN_FLIGHT
+    assert max(line.at for line in bench.history("start")) < at + IN_FLIGHT * crowd()
+    assert bench.states()["available"] > 0, "there was more to start"
     for bell in bench.bells.iterdir():
         bell.unlink()
 

@@ -14,7 +14,7 @@ IMPATIENT = """
 import functools, pathlib, sys, time
 if any(word.endswith("mouso/__main__.py") for word in sys.orig_argv) or "mouso" in sys.orig_argv:
     import mouso.worker.watchdog as watchdog
-    watchdog._PATIENCE = watchdog.Patience(look=0.1, tell=5, end=15)
+    watchdog._PATIENCE = watchdog.Patience(look=0.2, tell=15, end=30)
     watchdog.Watchdog.__init__.__defaults__ = (watchdog._PATIENCE,)
 
     import mouso.brokers.sqlite.broker as module
@@ -37,9 +37,9 @@ if any(word.endswith("mouso/__main__.py") for word in sys.orig_argv) or "mouso" 
 
 LOOP = """
 @app.task
-async def blocks(seconds: float) -> None:
+async def blocks() -> None:
     note("start")
-    time.sleep(seconds)  # the line that is told
+    os.close(os.open("gate", os.O_RDONLY))  # the line that is told
 
 @app.task
 async def good(n: int) -> int:
@@ -48,10 +48,10 @@ async def good(n: int) -> int:
 
 GIL = """
 @app.task
-def holds(seconds: float) -> None:
+def holds() -> None:
     import ctypes
     note("start")
-    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    ctypes.PyDLL(None).open(b"gate", os.O_RDONLY)
     note("end")
 """
 
@@ -80,7 +80,7 @@ def test_a_worker_that_stands_still_ends_with_75(bench: Bench, what: str, words:
 @pytest.mark.parametrize("what", ["stick", "block"])
 def test_a_short_standstill_is_told_and_survived(bench: Bench, what: str) -> None:
     jobs = bench.app(SOUND)
-    (bench.folder / "sitecustomize.py").write_text(IMPATIENT.replace("end=15", "end=1000"))
+    (bench.folder / "sitecustomize.py").write_text(IMPATIENT.replace("end=30", "end=1000"))
     worker = bench.worker()
     still_sound(jobs)
     (bench.folder / what).touch()
@@ -97,7 +97,7 @@ def test_a_frozen_worker_does_not_take_itself_for_one_that_stands_still(bench: B
     worker = bench.worker()
     worker.send(signal.SIGSTOP)
     frozen = time.monotonic()
-    wait_until(lambda: time.monotonic() - frozen > 3, timeout=WAIT)
+    wait_until(lambda: time.monotonic() - frozen > 5, timeout=WAIT)
     worker.send(signal.SIGCONT)
     still_sound(jobs)
     assert "so far" not in worker.log
@@ -105,14 +105,15 @@ def test_a_frozen_worker_does_not_take_itself_for_one_that_stands_still(bench: B
 
 def test_who_blocks_the_event_loop_is_named_with_its_line(bench: Bench) -> None:
     jobs = bench.app(LOOP)
+    os.mkfifo(bench.folder / "gate")
     worker = bench.worker()
-    job = jobs.blocks.delay(2.2)
-    [started] = bench.wait_for("start")
+    job = jobs.blocks.delay()
+    bench.wait_for("start")
     wait_until(lambda: "blocks the event loop" in worker.log, timeout=WAIT)
-    assert time.monotonic() - started.at < 2.2
+    open_gate(bench)
     [line] = [line for line in worker.log.splitlines() if "blocks the event loop" in line]
     number = 1 + (bench.folder / "jobs.py").read_text().splitlines().index(
-        "    time.sleep(seconds)  # the line that is told"
+        '    os.close(os.open("gate", os.O_RDONLY))  # the line that is told'
     )
     assert f"job {job.id} (jobs.blocks)" in line
     assert f"jobs.py:{number}, in blocks" in line
@@ -123,14 +124,16 @@ def test_who_blocks_the_event_loop_is_named_with_its_line(bench: Bench) -> None:
 
 def test_what_waits_behind_a_job_that_holds_the_interpreter_goes_to_others(bench: Bench) -> None:
     jobs = bench.app(GIL + SOUND)
+    os.mkfifo(bench.folder / "gate")
     worker = bench.worker(processes=2, concurrency=4)
     handles = jobs.sound.map([(n,) for n in range(500)])
     bench.wait_final(handles)
-    jobs.holds.delay(6)
+    jobs.holds.delay()
     handles = jobs.sound.map([(n,) for n in range(2000)])
     bench.wait_for("start")
     records = bench.wait_final(handles)
     assert not bench.history("end"), "the job must not have ended before those that waited"
+    open_gate(bench)
     assert {(r.state, r.attempts, r.crashes) for r in records} == {("completed", 0, 0)}
     bench.wait_for("end")
     still_sound(jobs)
@@ -150,6 +153,11 @@ def test_a_child_that_is_stopped_is_replaced(bench: Bench) -> None:
     assert "did not answer" in worker.log
     again = [key for key, n in _starts(bench).items() if n > 1]
     assert len(again) <= 2, "only what ran in the stopped child may run again"
+
+
+def open_gate(bench: Bench) -> None:
+    """Lets the job go on that opens the gate, too."""
+    os.close(os.open(bench.folder / "gate", os.O_WRONLY))
 
 
 def _starts(bench: Bench) -> dict[str, int]:

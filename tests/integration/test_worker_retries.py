@@ -22,8 +22,8 @@ def test_it_is_retried_with_back_off_until_it_completes(bench: Bench) -> None:
     assert handle.get(timeout=WAIT) == 3
     starts = bench.history("start")
     assert [line.attempt for line in starts] == [1, 2, 3]
-    assert 0.2 <= starts[1].at - starts[0].at < 1.2
-    assert 0.4 <= starts[2].at - starts[1].at < 1.4
+    assert starts[1].at - starts[0].at >= 0.2
+    assert starts[2].at - starts[1].at >= 0.4
     record = handle.refresh().record
     assert (record.attempts, record.crashes) == (2, 0)
     assert [(e.type, e.message, e.attempt, e.reason) for e in record.errors] == [
@@ -181,14 +181,14 @@ def test_retry_snooze_cancel_and_discard(bench: Bench) -> None:
     handle = jobs.retries.delay()
     assert handle.get(timeout=WAIT) == "done"
     first, second = bench.history("start")
-    assert 0.3 <= second.at - first.at < 1.3
+    assert second.at - first.at >= 0.3
     assert handle.record.attempts == 1
     assert handle.errors[0].message == "not yet"
 
     handle = jobs.snoozes.delay()
     assert handle.get(timeout=WAIT) == "attempt 1"
     first, second = bench.history("snooze")
-    assert 0.3 <= second.at - first.at < 1.3
+    assert second.at - first.at >= 0.3
     assert (handle.record.attempts, handle.record.releases, handle.errors) == (0, 0, ())
 
     handle = jobs.cancels.delay()

@@ -41,7 +41,7 @@ def test_a_coroutine_is_cancelled_at_its_timeout(bench: Bench) -> None:
     assert (record.state, record.reason) == ("dead", "timeout")
     assert record.errors[0].type == "TimeoutError"
     assert "0.5 s" in record.errors[0].message
-    assert 0.45 <= bench.history("cleaned")[0].at - bench.history("start")[0].at < 1.5
+    assert 0.45 <= bench.history("cleaned")[0].at - bench.history("start")[0].at < 0.5 + 5.0
     assert worker.children() == [child]
 
 
@@ -74,7 +74,7 @@ def test_a_function_sees_that_it_should_stop(bench: Bench) -> None:
     records = bench.wait_final(handles)
     assert [(r.state, r.reason) for r in records] == [("dead", "timeout"), ("completed", ""), ("dead", "timeout")]
     assert handles[1].get() == "stopped: timeout, True"
-    assert 0.45 <= bench.history("saw")[0].at - bench.history("start")[0].at < 1.5
+    assert 0.45 <= bench.history("saw")[0].at - bench.history("start")[0].at < 0.5 + 5.0
     assert worker.children() == [child]
 
 
@@ -218,7 +218,7 @@ def test_cancel_in_every_state(bench: Bench) -> None:
     at = time.monotonic()
     assert [handle.cancel() for handle in running] == ["requested"] * 3
     records = bench.wait_final(running)
-    assert time.monotonic() - at < 3.0
+    assert time.monotonic() - at < 5.0
     assert [r.state for r in records] == ["cancelled", "cancelled", "completed"]
     assert running[2].get() == "cancelled"
     assert [r.attempts for r in records] == [0] * 3

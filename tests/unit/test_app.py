@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from mouso.brokers.base import Capabilities, JobFilter, Want
 from mouso.errors import BrokerUnavailable, CapabilityError, ConfigError, JobUnknown, OptionError
 from mouso.events import Event
 from mouso.job import new_id
+from tests.support import crowd
 
 
 @pytest.fixture
@@ -394,7 +396,9 @@ def test_others_wait_for_the_callers_transaction_no_longer_than_their_deadline(s
     with closing(sqlite3.connect(file)) as connection:
         with sqlite.enqueue_in(connection):
             task.delay(1, 2)
-        with pytest.raises(BrokerUnavailable, match="stayed locked by another program"):
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=r"stayed locked by another program for 0\.3 s"):
             task.delay(3, 4)
+        assert 0.25 < time.monotonic() - began < 0.3 + 2.0 * crowd()
         connection.commit()
     assert len(sqlite.broker.find(JobFilter())) == 1

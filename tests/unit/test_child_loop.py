@@ -18,16 +18,12 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def test_timers_go_in_the_order_they_are_due(loop: asyncio.AbstractEventLoop) -> None:
-    ended = []
-
-    async def nap(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        ended.append(seconds)
-
-    async def all_of_them() -> None:
-        await asyncio.gather(*(nap(seconds) for seconds in (0.003, 0.0005, 0.002, 0.001, 0)))
-
-    loop.run_until_complete(all_of_them())
+    ended: list[float] = []
+    base = loop.time()
+    for seconds in (0.003, 0.0005, 0.002, 0.001, 0):
+        loop.call_at(base + seconds, ended.append, seconds)
+    loop.call_at(base + 0.004, loop.stop)
+    loop.run_forever()
     assert ended == [0, 0.0005, 0.001, 0.002, 0.003]
 
 

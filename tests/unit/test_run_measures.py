@@ -16,6 +16,7 @@ from mouso.job import JobState, Lease, LogLine, Outcome, Progress, decode_log
 from mouso.worker import meter as module
 from mouso.worker.executor import Executor, Run
 from mouso.worker.meter import Meter
+from tests.support import wait_until_async
 
 WORK = 0.03
 
@@ -131,9 +132,11 @@ def test_a_coroutine_that_waits_has_none(bench: Bench) -> None:
 
 
 def test_a_cancelled_coroutine_cleans_up_and_is_measured(bench: Bench) -> None:
-    cleaned = []
+    began: list[bool] = []
+    cleaned: list[bool] = []
 
     async def stubborn() -> None:
+        began.append(True)
         try:
             await asyncio.sleep(10)
         finally:
@@ -144,7 +147,7 @@ def test_a_cancelled_coroutine_cleans_up_and_is_measured(bench: Bench) -> None:
     async def main() -> Outcome:
         run = bench.prepare(stubborn)
         task = asyncio.create_task(bench.executor.run_coroutine(run))
-        await asyncio.sleep(0.01)
+        await wait_until_async(lambda: began)
         run.context.request_stop("cancelled")
         task.cancel()
         return await task

@@ -20,7 +20,7 @@ from mouso.job import MAX_STACK, Lease
 from mouso.worker import stacks
 from mouso.worker.board import Board
 from mouso.worker.executor import Executor, Run
-from tests.support import wait_until
+from tests.support import wait_until, wait_until_async
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_coroutine_is_shown_with_all_it_awaits() -> None:
     async def main() -> str:
         executor, run = prepared(task)
         running = asyncio.create_task(executor.run_coroutine(run))
-        await asyncio.sleep(0.01)
+        await wait_until_async(lambda: "await asyncio.gather(" in stacks.of_task(running, threading.get_ident()))
         text = stacks.of_task(running, threading.get_ident())
         running.cancel()
         await running
@@ -103,7 +103,7 @@ def test_the_tasks_that_a_coroutine_waits_for_are_shown() -> None:
     async def main() -> str:
         executor, run = prepared(task)
         running = asyncio.create_task(executor.run_coroutine(run))
-        await asyncio.sleep(0.01)
+        await wait_until_async(lambda: "in other" in stacks.of_task(running, threading.get_ident()))
         text = stacks.of_task(running, threading.get_ident())
         running.cancel()
         await running
