@@ -1,4 +1,4 @@
-"""Very many producers that enqueue at the same moment: each job is stored once, or its caller is told it is not."""
+"""Very many producers that enqueue at the same moment: each job is stored, once."""
 
 import contextlib
 import json
@@ -19,7 +19,6 @@ MOST_DESCRIPTORS = 24
 PRODUCERS = """
 import json, os, sys, threading
 import jobs
-from mouso import Mouso
 from mouso.errors import BrokerUnavailable
 
 jobs.app.producer.timeout = 60.0
