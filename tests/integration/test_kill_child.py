@@ -18,6 +18,14 @@ JOBS = 2000
 RECOVERY = 1.0
 SLACK = 1.0
 """Seconds that a busy machine may add to what the design promises."""
+HOLD = """
+@app.task
+def hold(n: int) -> int:
+    note("start", str(n))
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return n
+"""
 
 
 def test_random_children_killed_under_load(bench: Bench) -> None:
@@ -50,23 +58,25 @@ def test_random_children_killed_under_load(bench: Bench) -> None:
 
 
 def test_bystanders_are_not_charged(bench: Bench) -> None:
-    jobs = bench.app(PAUSES)
-    handles = jobs.pause.map([(n, 0.5) for n in range(4)])
+    jobs = bench.app(HOLD)
+    handles = jobs.hold.map([(n,) for n in range(4)])
     worker = bench.worker(processes=1, concurrency=4)
     bench.wait_for("start", count=4)
-    kills: dict[int, float] = {}
-    kill_one(worker, kills)
+    kill_one(worker, {})
+    bench.wait_for("start", count=8)
+    (bench.folder / "go").touch()
     records = bench.wait_final(handles)
     assert [(r.state, r.attempts, r.crashes) for r in records] == [("completed", 0, 0)] * 4
     assert all(len(runs) == 2 for runs in by_job(bench.history(), "start").values())
 
 
 def test_one_that_ran_alone_is_charged_a_crash(bench: Bench) -> None:
-    jobs = bench.app(PAUSES)
+    jobs = bench.app(HOLD)
     worker = bench.worker(processes=1, concurrency=4)
-    handle = jobs.pause.delay(1, 1.0)
+    handle = jobs.hold.delay(1)
     bench.wait_for("start")
     kill_one(worker, {})
+    (bench.folder / "go").touch()
     record = bench.wait_final([handle])[0]
     assert (record.state, record.attempts, record.crashes, record.releases) == ("completed", 0, 1, 0)
     assert "signal 9, SIGKILL" in record.errors[0].message
@@ -74,18 +84,20 @@ def test_one_that_ran_alone_is_charged_a_crash(bench: Bench) -> None:
 
 
 def test_next_start_within_a_second(bench: Bench) -> None:
-    jobs = bench.app(PAUSES)
+    jobs = bench.app(HOLD)
     worker = bench.worker(processes=2, concurrency=1)
     for _ in range(3):
         before = len(bench.history("start"))
-        handle = jobs.pause.delay(1, 0.4)
+        handle = jobs.hold.delay(1)
         bench.wait_for("start", count=before + 1)
         victim = bench.history("start")[-1].pid
         at = kill(victim)
         again = bench.wait_for("start", count=before + 2)[-1]
         assert again.job == handle.id
         assert again.at - at < RECOVERY + SLACK * crowd()
+        (bench.folder / "go").touch()
         bench.wait_final([handle])
+        (bench.folder / "go").unlink()
         wait_until(lambda: len(worker.children()) == 2, message="the child is replaced")
         bench.wait_ready(worker, 2)
 
