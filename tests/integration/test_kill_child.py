@@ -50,7 +50,7 @@ def test_random_children_killed_under_load(bench: Bench) -> None:
         # A second start needs an explanation: whatever ran before was in a child that was killed.
         for run in runs[:-1]:
             assert run.pid in kills, f"{record.id} was started twice without a reason: {runs}"
-            assert starts[record.id][runs.index(run) + 1].at - kills[run.pid] < RECOVERY + SLACK * crowd()
+            assert 0 <= starts[record.id][runs.index(run) + 1].at - kills[run.pid] < RECOVERY + SLACK * crowd()
         assert record.attempts == 0
         # Twelve jobs ran in all; whoever was killed beside others was not charged.
         assert record.crashes <= 1
