@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES, SOUND, still_sound
-from tests.support import wait_until
+from tests.support import crowd, wait_until
 
 IMPATIENT = """
 import functools, pathlib, sys, time
@@ -108,8 +108,9 @@ def test_who_blocks_the_event_loop_is_named_with_its_line(bench: Bench) -> None:
     os.mkfifo(bench.folder / "gate")
     worker = bench.worker()
     job = jobs.blocks.delay()
-    bench.wait_for("start")
+    [started] = bench.wait_for("start")
     wait_until(lambda: "blocks the event loop" in worker.log, timeout=WAIT)
+    assert time.monotonic() - started.at < 2.0 * crowd()
     open_gate(bench)
     [line] = [line for line in worker.log.splitlines() if "blocks the event loop" in line]
     number = 1 + (bench.folder / "jobs.py").read_text().splitlines().index(

@@ -20,7 +20,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import tempfile
 import threading
 import time
 import zlib
@@ -69,6 +68,8 @@ class Board:
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("mouso-board", 0)
         else:
+            import tempfile  # half a MiB that processes on Linux are spared
+
             descriptor, path = tempfile.mkstemp(prefix="mouso-board-")
             os.unlink(path)
         try:

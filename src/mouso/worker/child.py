@@ -39,7 +39,7 @@ from mouso.isolation import Limits, impose, limit_cpu
 from mouso.loading import load_app
 from mouso.retry import Backoff
 from mouso.worker import frames
-from mouso.worker.arenas import share_arenas
+from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.board import Board
 from mouso.worker.meter import measure_process
 from mouso.worker.output import open_output
@@ -296,6 +296,8 @@ def serve(
             impose(limits)
             measure_process()
         app = load_app(path, folder=Path(folder) if folder else None)
+        if limits is None:  # else it is a copy, or ends soon
+            give_back()
         app.join_store()  # what a job enqueued into a new one would be lost with it when the old one is put back
         if limits is not None and limits.max_cpu is not None:
             limit_cpu(limits.max_cpu)  # what importing took is not the job's

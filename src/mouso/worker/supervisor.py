@@ -32,7 +32,7 @@ from mouso.events import Event
 from mouso.job import JobState, Outcome
 from mouso.observe.logs import log_to_stderr
 from mouso.worker import WorkerOptions
-from mouso.worker.arenas import share_arenas
+from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.autoscale import autoscale
 from mouso.worker.cpus import usable_cpus
 from mouso.worker.fleet import Fleet
@@ -131,6 +131,7 @@ class Supervisor:
             if not await self._first_hello():
                 return 0
             await self._join()
+            give_back()
             try:
                 self.start(self._pump.run)
                 self._pump.look()

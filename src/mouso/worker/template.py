@@ -25,7 +25,7 @@ from mouso.errors import BrokerError, ConfigError
 from mouso.isolation import Limits
 from mouso.loading import load_app
 from mouso.worker import child
-from mouso.worker.arenas import share_arenas
+from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.cgroups import Group
 from mouso.worker.launch import end_programs
 from mouso.worker.output import open_output
@@ -95,6 +95,7 @@ def main(arguments: list[str]) -> int:
     control = socket.socket(fileno=int(control_descriptor))
     try:
         load_app(path, folder=Path(folder) if folder else None)
+        give_back()
     except (ConfigError, BrokerError) as error:
         control.send(encode(Unfit(str(error)[:_MOST_SAID], loaded=False)))
         return 2
