@@ -52,7 +52,7 @@ _READ = 64 << 10
 _ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
 _BROKEN = 70
-_LEASE_LOOK = 0.5
+_LEASE_LOOK = 0.4
 _LEASE_GRACE = 1.5
 _COARSE = 1.0
 _MOST_SELECTED = 1024
@@ -126,13 +126,14 @@ class Child:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_in, select.POLLIN)
+        look = 0.0
         while True:
             # Set before the tick looks at what there is: who comes after that look must find a sleeper to wake.
             self._sleeping = True
             pause = pool.tick()
-            if not pool.idle:
+            if SYSTEM.monotonic() > look:  # the supervisor has said nothing for a while
                 self._heed_lease(pool)
-                pause = _LEASE_LOOK if pause is None else min(pause, _LEASE_LOOK)
+                look = SYSTEM.monotonic() + _LEASE_LOOK
             self._sleeping = pause is None or pause > 0.01
             ready = {fd for fd, _ in poll.poll(None if pause is None else pause * 1000)}
             self._sleeping = False
@@ -149,12 +150,13 @@ class Child:
                 for body in splitter.feed(data):
                     if not self._handle(frames.to_child.decode(body), pool):
                         return
+                look = SYSTEM.monotonic() + _LEASE_LOOK
 
     def _heed_lease(self, pool: Pool) -> None:
         """Stops what runs here when the worker's lease is about to end: others will run it. If the supervisor lives, it
         has said so already; this is for one that was stopped."""
         until, now = self._board.lease, SYSTEM.steady()
-        if not until or now < until:
+        if pool.idle or not until or now < until:
             self._fenced = False
         elif not self._fenced:
             self._fenced = True

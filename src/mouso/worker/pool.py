@@ -9,7 +9,7 @@ they never fill more than ``concurrency`` slots. What makes small jobs cheap:
 * Outcomes are sent together: when the queue is empty, after ``FLUSH`` seconds, or at the next tick.
 
 The tick comes from the child's reader thread: every millisecond while outcomes are unsent or jobs wait beside free
-slots, every ten while all slots are taken, else never.
+slots, every ten while all slots are taken, twice a second while jobs run, else never.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ log = logging.getLogger("mouso.worker")
 
 TICK = 0.001
 SLOW_TICK = 0.01
+LOOK = 0.5
 FLUSH = 0.002
 REPORT = 0.05
 LOG_RATE = 256 << 10
@@ -172,7 +173,9 @@ class Pool:
         """Seconds until something may have to be done that no deadline stands for; the lock is held."""
         if unsent or (self._queue and self._occupied < self._concurrency):
             return TICK
-        return SLOW_TICK if self._queue or self._handed else math.inf
+        if self._queue or self._handed:
+            return SLOW_TICK
+        return LOOK if self._occupied else math.inf
 
     def stop(self, key: int | str | None, reason: str) -> None:
         """Asks one running job, or all, to stop. One that waits is given back."""
