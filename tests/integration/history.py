@@ -52,7 +52,8 @@ class Line:
 def read(path: Path) -> list[Line]:
     """Every event so far, in the order of writing."""
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # the last may be half-written
+    for text in whole.splitlines():
         at, pid, job, attempt, token, event, rest = text.split(" ", 6)
         lines.append(Line(int(at) / 1e9, int(pid), job, int(attempt), int(token), event, rest))
     return lines
