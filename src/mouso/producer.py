@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from mouso.brokers.base import BATCH, Broker, Enqueued
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerUnavailable, JobRejected, OutcomeUnknown
+from mouso.errors import BrokerError, BrokerUnavailable, JobRejected, OutcomeUnknown
 from mouso.job import Job
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ def after(stored: Sequence[object]) -> Iterator[None]:
     """Lets a call that goes in batches say, when one of them fails, how many jobs the ones before have stored."""
     try:
         yield
-    except (JobRejected, BrokerUnavailable, OutcomeUnknown) as error:
+    except (JobRejected, BrokerError) as error:
         if not stored:
             raise
         why = str(error).removesuffix(_NOTHING)
         words = f"{why}; the first {len(stored):,} jobs of this call are stored, do not repeat those"
-        if isinstance(error, BrokerUnavailable):
+        if isinstance(error, BrokerError):  # others who shared the round trip may have the same one
             raise OutcomeUnknown(words) from error
         error.args = (words,)
         raise

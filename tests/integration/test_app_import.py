@@ -112,6 +112,21 @@ def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) ->
     assert worker.log.count("loading the model") == 2, "each child imports the app once, the supervisor never"
 
 
+BREAKABLE = """
+if Path("broken").exists():
+    print(time.monotonic(), file=open("tries", "a"), flush=True)
+    {breaks}
+
+@app.task
+def job() -> int:
+    return 1
+
+@app.task
+def dies() -> None:
+    os._exit(1)
+"""
+
+
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [
@@ -121,21 +136,7 @@ def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) ->
 )
 def test_an_app_that_breaks_while_the_worker_runs(bench: Bench, breaks: str, told: str) -> None:
     """A child that dies cannot be replaced: the others go on, the log says why once, and it is tried less and less."""
-    jobs = bench.app(
-        f"""
-        if Path("broken").exists():
-            print(time.monotonic(), file=open("tries", "a"), flush=True)
-            {breaks}
-
-        @app.task
-        def job() -> int:
-            return 1
-
-        @app.task
-        def dies() -> None:
-            os._exit(1)
-        """
-    )
+    jobs = bench.app(BREAKABLE.format(breaks=breaks))
     worker = bench.worker(processes=2)
     (bench.folder / "broken").touch()
     handle = jobs.dies.options(attempts=1).delay()
@@ -167,17 +168,7 @@ if "mouso" in sys.orig_argv:
 @pytest.mark.parametrize("breaks", ['raise ValueError("a bad deployment")', "os._exit(5)"])
 def test_a_worker_all_processes_of_which_break_ends(bench: Bench, breaks: str) -> None:
     """It says for how many jobs it has room, which is none; then it ends as if it had been started like that."""
-    bench.app(
-        f"""
-        if Path("broken").exists():
-            print(time.monotonic(), file=open("tries", "a"), flush=True)
-            {breaks}
-
-        @app.task
-        def job() -> int:
-            return 1
-        """
-    )
+    bench.app(BREAKABLE.format(breaks=breaks))
     (bench.folder / "sitecustomize.py").write_text(HASTY)
     worker = bench.worker(processes=4)
     (bench.folder / "broken").touch()

@@ -111,7 +111,7 @@ class SQLiteBroker:
             try:
                 enqueued = producing.insert(connection, jobs, self._clock.now(), set())
             except BaseException:
-                if alone:
+                if alone and connection.in_transaction:  # SQLite may have rolled back by itself, as on a full disk
                     connection.execute("ROLLBACK")
                 raise
             if alone and _commits_by_itself(connection):
