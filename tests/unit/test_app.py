@@ -1,10 +1,11 @@
 """The application: its settings, its tasks, its jobs, and the transactions of the caller."""
 
 import asyncio
+import resource
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,30 @@ def test_a_connection_that_commits_by_itself_takes_part_in_begin_and_commit(sqli
             task.delay(1, 2)
         connection.execute("ROLLBACK")
         assert sqlite.jobs() == []
+
+
+@pytest.mark.parametrize("isolation_level", ["DEFERRED", None])
+def test_a_full_disk_in_the_callers_connection_is_told(sqlite: Mouso, file: Path, isolation_level: Any) -> None:
+    """Also when SQLite has rolled back by itself, as it does when it has no room to spill its cache to."""
+    task = sqlite.task(add)
+    task.options(id="before").delay(1, 2)
+    with closing(sqlite3.connect(file, isolation_level=isolation_level)) as connection:
+        connection.execute("PRAGMA cache_size = 5")
+        with files_no_larger_than(60_000), sqlite.enqueue_in(connection), pytest.raises(BrokerUnavailable) as full:
+            task.map([(n, n) for n in range(1000)])
+        assert "transaction" not in str(full.value)
+        assert not connection.in_transaction
+    assert [job.id for job in sqlite.jobs()] == ["before"]
+
+
+@contextmanager
+def files_no_larger_than(limit: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_callers_row_factory_does_not_matter(sqlite: Mouso, file: Path) -> None:

@@ -21,7 +21,7 @@ from mouso.brokers.base import Broker, Enqueued
 from mouso.brokers.memory import MemoryBroker
 from mouso.errors import ArgumentError, BrokerUnavailable, OutcomeUnknown
 from mouso.job import new_id
-from mouso.producer import Producer
+from mouso.producer import Producer, after
 from tests.support import wait_until, wait_until_async
 
 
@@ -338,6 +338,16 @@ def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso,
     recorder.before = lambda number: third(3)
     with pytest.raises(BrokerUnavailable, match="nothing was stored"):
         task.map(calls(1, 2))
+
+
+@pytest.mark.parametrize("kind", [BrokerUnavailable, OutcomeUnknown])
+def test_an_error_that_several_callers_share_says_to_each_what_it_has_stored(kind: type[Exception]) -> None:
+    """One that stored a batch before must not rewrite what the others are told."""
+    shared = kind("the store is locked")
+    with pytest.raises(OutcomeUnknown, match="the first 2 jobs of this call are stored"), after([1, 2]):
+        raise shared
+    with pytest.raises(kind, match=r"^the store is locked$"), after([]):
+        raise shared
 
 
 # -- deadlines
