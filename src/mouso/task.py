@@ -34,6 +34,10 @@ A = TypeVar("A", contravariant=True)
 B = TypeVar("B", contravariant=True)
 C = TypeVar("C", contravariant=True)
 D = TypeVar("D", contravariant=True)
+E = TypeVar("E", contravariant=True)
+F = TypeVar("F", contravariant=True)
+G = TypeVar("G", contravariant=True)
+H = TypeVar("H", contravariant=True)
 
 
 # What ``map`` asks of a task, for type checkers: that it takes so many arguments. One that has defaults fits several.
@@ -53,8 +57,24 @@ class _Takes4(Protocol[A, B, C, D, R]):
     def delay(self, a: A, b: B, c: C, d: D, /) -> JobHandle[R]: ...
 
 
-_Arguments = list[Any] | Mapping[str, Any] | tuple[Any, Any, Any, Any, Any, *tuple[Any, ...]]
-"""What ``map`` also takes, unchecked by type checkers: a list, keyword arguments, five arguments and more."""
+class _Takes5(Protocol[A, B, C, D, E, R]):
+    def delay(self, a: A, b: B, c: C, d: D, e: E, /) -> JobHandle[R]: ...
+
+
+class _Takes6(Protocol[A, B, C, D, E, F, R]):
+    def delay(self, a: A, b: B, c: C, d: D, e: E, f: F, /) -> JobHandle[R]: ...
+
+
+class _Takes7(Protocol[A, B, C, D, E, F, G, R]):
+    def delay(self, a: A, b: B, c: C, d: D, e: E, f: F, g: G, /) -> JobHandle[R]: ...
+
+
+class _Takes8(Protocol[A, B, C, D, E, F, G, H, R]):
+    def delay(self, a: A, b: B, c: C, d: D, e: E, f: F, g: G, h: H, /) -> JobHandle[R]: ...
+
+
+_Arguments = list[Any] | Mapping[str, Any] | tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, *tuple[Any, ...]]
+"""What ``map`` also takes, unchecked by type checkers: a list, keyword arguments, nine arguments and more."""
 
 
 class Call(Generic[P, R]):
@@ -99,9 +119,23 @@ class Call(Generic[P, R]):
     @overload
     def map(self: _Takes4[A, B, C, D, R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
     @overload
+    def map(self: _Takes5[A, B, C, D, E, R], calls: Iterable[tuple[A, B, C, D, E]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(self: _Takes6[A, B, C, D, E, F, R], calls: Iterable[tuple[A, B, C, D, E, F]]) -> list[JobHandle[R]]: ...
+    @overload
+    def map(
+        self: _Takes7[A, B, C, D, E, F, G, R], calls: Iterable[tuple[A, B, C, D, E, F, G]]
+    ) -> list[JobHandle[R]]: ...
+    @overload
+    def map(
+        self: _Takes8[A, B, C, D, E, F, G, H, R], calls: Iterable[tuple[A, B, C, D, E, F, G, H]]
+    ) -> list[JobHandle[R]]: ...
+    @overload
     def map(self, calls: Iterable[_Arguments]) -> list[JobHandle[R]]: ...
     def map(self, calls: Iterable[Any]) -> list[JobHandle[R]]:
         """Enqueues one job per tuple of arguments (or mapping of keyword arguments), 1,000 in a round trip.
+
+        Type checkers check tuples of up to eight; a longer one, a list or a mapping is checked when it is enqueued.
 
         Returns:
             One handle per job, in order.
@@ -125,6 +159,20 @@ class Call(Generic[P, R]):
     async def amap(self: _Takes3[A, B, C, R], calls: Iterable[tuple[A, B, C]]) -> list[JobHandle[R]]: ...
     @overload
     async def amap(self: _Takes4[A, B, C, D, R], calls: Iterable[tuple[A, B, C, D]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(self: _Takes5[A, B, C, D, E, R], calls: Iterable[tuple[A, B, C, D, E]]) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(
+        self: _Takes6[A, B, C, D, E, F, R], calls: Iterable[tuple[A, B, C, D, E, F]]
+    ) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(
+        self: _Takes7[A, B, C, D, E, F, G, R], calls: Iterable[tuple[A, B, C, D, E, F, G]]
+    ) -> list[JobHandle[R]]: ...
+    @overload
+    async def amap(
+        self: _Takes8[A, B, C, D, E, F, G, H, R], calls: Iterable[tuple[A, B, C, D, E, F, G, H]]
+    ) -> list[JobHandle[R]]: ...
     @overload
     async def amap(self, calls: Iterable[_Arguments]) -> list[JobHandle[R]]: ...
     async def amap(self, calls: Iterable[Any]) -> list[JobHandle[R]]:

@@ -11,12 +11,14 @@ from tests.typing.tasks import (
     fetch,
     greet,
     log,
+    matrix,
     nothing,
     old,
     old_async,
     rank,
     render,
     send,
+    ship,
     total,
 )
 
@@ -70,6 +72,12 @@ async def map_takes_tuples_of_the_arguments() -> None:
     assert_type(greet.map([("Ann",)]), list[JobHandle[str]])
     assert_type(greet.map([("Ann", "Hi")]), list[JobHandle[str]])
     assert_type(total.map([(1.5,)]), list[JobHandle[float]])
+
+
+def map_takes_long_tuples() -> None:
+    assert_type(ship.map([(1, "Ann", "Elm St", "Ulm", 0.5)]), list[JobHandle[str]])
+    assert_type(ship.map([(1, "Ann", "Elm St", "Ulm", 0.5, True)]), list[JobHandle[str]])
+    assert_type(matrix.map((n, 2, 3, 4, 5, 6, 7, "8") for n in range(3)), list[JobHandle[int]])
 
 
 def map_takes_lists_and_mappings_unchecked() -> None:

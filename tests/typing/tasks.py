@@ -62,3 +62,13 @@ def log(value: object, level: int = 0) -> None:
 
 @app.task
 def nothing() -> None: ...
+
+
+@app.task
+def ship(order: int, to: str, street: str, town: str, weight: float, fast: bool = False) -> str:
+    return f"{order} {to} {street} {town} {weight} {fast}"
+
+
+@app.task
+def matrix(a: int, b: int, c: int, d: int, e: int, f: int, g: int, h: str) -> int:
+    return a + b + c + d + e + f + g + len(h)

@@ -1,6 +1,6 @@
 """Wrong calls of ``map``; each line marked ``# wrong`` must be rejected, no other."""
 
-from tests.typing.tasks import add, fetch, greet, rank
+from tests.typing.tasks import add, fetch, greet, matrix, rank, ship
 
 add.map([(1, 2), (3, 4)])
 add.map([(1, "2")])  # wrong: type
@@ -14,3 +14,8 @@ rank.map([(1,)])  # wrong: type
 fetch.map(["http://localhost"])  # wrong: no tuples
 add.options(queue="low").map([("1", 2)])  # wrong: type
 add.options(queue="low").map([(1,)])  # wrong: one is missing
+ship.map([(1, "Ann", "Elm St", "Ulm")])  # wrong: one is missing
+ship.map([(1, "Ann", "Elm St", "Ulm", "heavy")])  # wrong: type
+ship.map([(1, "Ann", "Elm St", "Ulm", 0.5, "fast")])  # wrong: type
+ship.map([(1, "Ann", "Elm St", "Ulm", 0.5, True, None)])  # wrong: one too many
+matrix.map([(1, 2, 3, 4, 5, 6, 7, 8)])  # wrong: type
