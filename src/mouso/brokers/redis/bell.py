@@ -1,0 +1,101 @@
+"""Hears that something is new, by Redis' publish and subscribe. Rings are hints: who may have missed one looks."""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+from redis import exceptions
+
+from mouso.brokers.redis.link import Link
+from mouso.clock import SYSTEM
+
+_FAILED = (exceptions.RedisError, OSError)
+_AGAIN = 0.5
+_DRAIN = 10_000
+
+
+class Woken(Enum):
+    """Why a wait ended."""
+
+    TIMEOUT = "timeout"
+    RUNG = "rung"
+    INTERRUPTED = "interrupted"
+
+
+class Ear:
+    """Listens to one channel.
+
+    Args:
+        kind: ``w`` for workers, ``c`` for waiting callers.
+    """
+
+    def __init__(self, link: Link, kind: str) -> None:
+        self._link = link
+        self._channel = link.channel(kind)
+        self._connection: Any = None
+        self._self_in, self._self_out = os.pipe()
+        os.set_blocking(self._self_in, False)
+        os.set_blocking(self._self_out, False)
+
+    def wait(self, timeout: float) -> Woken:
+        """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
+        if self._connection is None:
+            try:
+                self._connection = self._link.listening(self._channel)
+            except _FAILED:
+                return self._poll(None, min(timeout, _AGAIN))
+            return self._poll(None, 0) if self._interrupted_already() else Woken.RUNG  # what rang before was not heard
+        return self._poll(self._connection, timeout)
+
+    def _interrupted_already(self) -> bool:
+        return bool(select.select([self._self_in], [], [], 0)[0])
+
+    def _poll(self, connection: Any, timeout: float) -> Woken:
+        poll = select.poll()
+        poll.register(self._self_in, select.POLLIN)
+        if connection is not None:
+            poll.register(connection._sock.fileno(), select.POLLIN)
+        deadline = SYSTEM.monotonic() + timeout
+        while True:
+            left = max(deadline - SYSTEM.monotonic(), 0)
+            ready = {fd for fd, _ in poll.poll(left * 1000)}
+            if self._self_in in ready:
+                with suppress(BlockingIOError):
+                    os.read(self._self_in, 4096)
+                return Woken.INTERRUPTED
+            if ready:
+                self._drain()
+                return Woken.RUNG
+            if SYSTEM.monotonic() >= deadline:
+                return Woken.TIMEOUT
+
+    def _drain(self) -> None:
+        """Takes all rings that have come; a connection that was lost is made anew by the next wait."""
+        try:
+            for _ in range(_DRAIN):
+                if not self._connection.can_read():
+                    return
+                self._connection.read_response(timeout=1.0)
+        except _FAILED:
+            self._hang_up()
+
+    def interrupt(self) -> None:
+        """Ends the wait that is under way, or else the next one."""
+        with suppress(BlockingIOError):
+            os.write(self._self_out, b"!")
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.disconnect()
+            self._connection = None
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._hang_up()
+        os.close(self._self_in)
+        os.close(self._self_out)

@@ -1,0 +1,3 @@
+-- keys: claimed
+-- ARGV: now
+return redis.call('SCARD', claimed)

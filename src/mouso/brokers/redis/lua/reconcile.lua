@@ -1,0 +1,27 @@
+-- keys: jobs live ready delayed expiring parked counts unique final finished dead kept claimed cancels asked bell
+-- parts: now states job state counts unique waits finish give_back
+-- ARGV: now, then key and token of each claim that the worker knows of
+-- Returns the keys among them that are not its running claims.
+local held, gone = {}, {}
+for i = 2, #ARGV, 2 do
+  local seq, token = ARGV[i], tonumber(ARGV[i + 1])
+  local record = redis.call('SISMEMBER', claimed, seq) == 1 and redis.call('HGET', live, seq)
+  if record and read_state(record).claims == token then
+    held[seq] = true
+  else
+    gone[#gone + 1] = tonumber(seq)
+  end
+end
+local back = false
+for _, seq in ipairs(redis.call('SMEMBERS', claimed)) do
+  if not held[seq] then
+    give_back(seq, read_state(redis.call('HGET', live, seq)))
+    back = true
+  end
+end
+store_counts()
+if back then
+  redis.call('PUBLISH', bell .. ':w', '')
+  redis.call('PUBLISH', bell .. ':c', '')
+end
+return gone

@@ -1,0 +1,26 @@
+-- keys: live progress runs asked bell
+-- parts: constants now states state note
+-- ARGV: now, worker, then of each update: key, token, progress, log, stack ('': as it is)
+-- Returns the keys of updates that were fenced.
+local fenced = {}
+for i = 3, #ARGV, 5 do
+  local seq, token = ARGV[i], tonumber(ARGV[i + 1])
+  local record = redis.call('HGET', live, seq)
+  local s = record and read_state(record)
+  if not s or s.state ~= RUNNING or s.claims ~= token then
+    fenced[#fenced + 1] = tonumber(seq)
+  else
+    if ARGV[i + 2] ~= '' then
+      redis.call('HSET', progress, seq, ARGV[i + 2])
+    end
+    if ARGV[i + 3] ~= '' then
+      note(seq, token, s.attempts + 1, ARGV[2], 'l', ARGV[i + 3])
+    end
+    if ARGV[i + 4] ~= '' then
+      note(seq, token, s.attempts + 1, ARGV[2], 's', struct.pack('>d', now) .. ARGV[i + 4])
+      redis.call('HDEL', asked, seq)
+    end
+  end
+end
+redis.call('PUBLISH', bell .. ':c', '')
+return fenced

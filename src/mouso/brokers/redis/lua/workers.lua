@@ -1,0 +1,13 @@
+-- keys: meta workers leases_until beats steadies
+-- parts: now steady
+-- ARGV: now, boot id and steady clock of the caller
+-- Returns the steady instant, then of each worker: id, description, beat, end of its lease.
+local reply = {string.format('%d', steady(ARGV[2], tonumber(ARGV[3])))}
+local found = redis.call('HGETALL', workers)
+for i = 1, #found, 2 do
+  reply[#reply + 1] = found[i]
+  reply[#reply + 1] = found[i + 1]
+  reply[#reply + 1] = redis.call('HGET', beats, found[i]) or '0'
+  reply[#reply + 1] = redis.call('ZSCORE', leases_until, found[i]) or '0'
+end
+return reply
