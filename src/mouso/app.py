@@ -15,7 +15,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import BATCH, JobFilter, QueueInfo, Retention, WorkerInfo
 from mouso.clock import Duration, instant, millis
-from mouso.config import BrokerURL, closest, default_broker_url
+from mouso.config import closest
 from mouso.context import Context
 from mouso.errors import CapabilityError, ConfigError, OptionError
 from mouso.events import EventBus, Handler
@@ -28,6 +28,7 @@ from mouso.producer import Producer, after
 from mouso.redaction import Redaction
 from mouso.signing import trusting
 from mouso.task import AsyncTask, Task
+from mouso.urls import BrokerURL, default_broker_url
 from mouso.waiting import Listener
 
 P = ParamSpec("P")

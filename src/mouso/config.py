@@ -1,4 +1,4 @@
-"""Settings: broker URLs, the default broker, and ``[tool.mouso]`` in pyproject.toml.
+"""Settings: ``[tool.mouso]`` in pyproject.toml.
 
 The words of an error for a person are put together here too: ``closest``, ``printable``, ``one_line``, ``counted``.
 """
@@ -7,118 +7,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import stat
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from mouso.errors import ConfigError, OptionError
 from mouso.job import check_name
 
-SCHEMES = ("sqlite", "memory")
-"""Brokers of this version."""
-
-_PLANNED = {"redis", "rediss", "postgresql", "postgres", "amqp", "amqps"}
-_PARAMETERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "sqlite": {"synchronous": ("full", "normal")},
-    "memory": {},
-}
 _MAX_CONFIG = 1 << 20
-
-
-class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked broker URL.
-
-    Attributes:
-        path: For SQLite the file, for memory the store's name.
-        params: Query parameters with checked names and values.
-    """
-
-    scheme: str
-    path: str
-    params: dict[str, str]
-
-    def __str__(self) -> str:
-        query = "&".join(f"{k}={v}" for k, v in self.params.items())
-        slashes = ":///" if self.scheme == "sqlite" else "://"
-        return f"{self.scheme}{slashes}{_quote(self.path)}{'?' + query if query else ''}"
-
-    @classmethod
-    def parse(cls, url: str) -> BrokerURL:
-        """Reads and checks a URL.
-
-        Raises:
-            ConfigError: It cannot be used; the message never holds a password.
-        """
-        if not isinstance(url, str) or not url:
-            raise ConfigError("the broker URL is empty; use for example sqlite:///mouso.db")
-        shown = redact(url)
-        if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in url):
-            raise ConfigError(f"the broker URL {shown!r} holds a control character or invalid UTF-8; remove it")
-        scheme, sep, rest = url.partition("://")
-        if not sep:
-            raise ConfigError(f"the broker URL {shown!r} has no scheme; write for example sqlite:///mouso.db")
-        scheme = scheme.lower()
-        if scheme in _PLANNED:
-            raise ConfigError(f"this version of Mouso has no broker for {scheme}:// yet; use sqlite:///mouso.db")
-        if scheme not in SCHEMES:
-            hint = closest(scheme, SCHEMES)
-            raise ConfigError(
-                f"no broker is called {scheme!r} in the URL {shown!r}; {hint or 'use sqlite:///mouso.db'}"
-            )
-        target, _, query = rest.partition("?")
-        params = _check_params(scheme, query, shown)
-        if scheme == "sqlite":
-            if not target.startswith("/"):
-                file = target if target and "@" not in target else "mouso.db"
-                raise ConfigError(f"the broker URL {shown!r} needs three slashes before the file: sqlite:///{file}")
-            path = unquote(target[1:])
-            if not path or any(ord(c) < 32 or ord(c) == 127 for c in path) or path.endswith("/"):
-                raise ConfigError(f"the broker URL {shown!r} names no file; write for example sqlite:///mouso.db")
-            if path == ":memory:":
-                raise ConfigError(
-                    "sqlite:///:memory: cannot be shared between processes; use memory:// in tests or a file"
-                )
-            return cls(scheme=scheme, path=path, params=params)
-        return cls(scheme=scheme, path=unquote(target), params=params)
-
-
-def _check_params(scheme: str, query: str, shown: str) -> dict[str, str]:
-    allowed = _PARAMETERS[scheme]
-    params: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in allowed:
-            hint = closest(name, allowed) or (f"use {', '.join(allowed)}" if allowed else "remove it")
-            raise ConfigError(f"unknown parameter {name!r} in the broker URL {shown!r}; {hint}")
-        if value.lower() not in allowed[name]:
-            raise ConfigError(f"{name}={value!r} in the broker URL {shown!r} is none of {', '.join(allowed[name])}")
-        if name in params:
-            raise ConfigError(f"{name} stands twice in the broker URL {shown!r}")
-        params[name] = value.lower()
-    return params
-
-
-_SECRETS = re.compile(r"([?&](?:password|passwd|pwd|secret|token|sslpassword)=)[^&#]*", re.IGNORECASE)
-
-
-def redact(url: str) -> str:
-    """The URL with its password, if any, replaced by ``***``."""
-    scheme, sep, rest = str(url).partition("://")
-    if not sep:
-        scheme, rest = "", str(url)
-    if not rest.startswith("/"):  # else there is no authority, so no user and no password in it
-        rest = re.sub(r"^([^:@]*:).*@", r"\1***@", rest, flags=re.DOTALL)
-    return _SECRETS.sub(r"\1***", f"{scheme}{sep}{rest}")
-
-
-def _quote(path: str) -> str:
-    """Escapes what would end the path of a URL, and leaves the rest readable."""
-    return path.replace("%", "%25").replace("?", "%3F")
 
 
 def closest(word: str, candidates: Iterable[str], shape: str = "{}") -> str:
@@ -155,38 +54,6 @@ def one_line(error: BaseException) -> str:
 def counted(count: int, thing: str, things: str = "") -> str:
     """A number with its noun, such as ``1 dead job`` or ``2,000 dead jobs``."""
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
-
-
-def default_broker_url(module: str | None = None) -> str:
-    """The URL of an app that names none.
-
-    ``$MOUSO_BROKER`` if set, else ``mouso.db`` beside the nearest ``pyproject.toml`` or ``.git`` at or above the
-    module's file, else in the current directory.
-
-    Raises:
-        ConfigError: The current directory was deleted.
-    """
-    env = os.environ.get("MOUSO_BROKER")
-    if env:
-        return env
-    source = getattr(sys.modules.get(module or ""), "__file__", None)
-    try:
-        start = Path(source).resolve().parent if source else Path.cwd()
-        folder = _project_folder(start) or Path.cwd()
-    except OSError as error:
-        raise ConfigError(
-            f"there is no place for mouso.db: the current directory cannot be used ({error.strerror}); go to another "
-            "one, or set $MOUSO_BROKER"
-        ) from None
-    return f"sqlite:///{_quote(str(folder / 'mouso.db'))}"
-
-
-def _project_folder(start: Path) -> Path | None:
-    for folder in (start, *start.parents):
-        # os.path.exists is False where the folder may not be searched; Path.exists raises.
-        if os.path.exists(folder / "pyproject.toml") or os.path.exists(folder / ".git"):
-            return folder
-    return None
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,28 +3,32 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-import redis
 
 from mouso.brokers import Broker
 from mouso.brokers.redis import RedisBroker
-from mouso.config import BrokerURL
 from mouso.testing.clock import FakeClock
 from mouso.testing.conformance import BrokerConformance
+from mouso.urls import BrokerURL
+from tests.servers.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis"), appendfsync="no") as server:
+        yield server
 
 
 class TestRedisBroker(BrokerConformance):
     @pytest.fixture
-    def make_broker(self, clock: FakeClock) -> Iterator[Callable[[], Broker]]:
-        url = BrokerURL(scheme="redis", path="127.0.0.1:6399/0", params={})
+    def make_broker(self, clock: FakeClock, server: RedisServer) -> Iterator[Callable[[], Broker]]:
         made: list[Broker] = []
-        client = redis.Redis(port=6399)
-        client.flushall()
 
         def make() -> Broker:
-            made.append(RedisBroker(url, clock=clock, raw="redis://127.0.0.1:6399/0"))
+            made.append(RedisBroker(BrokerURL.parse(server.url), clock=clock))
             return made[-1]
 
         yield make
         for broker in made:
             broker.close()
-        client.close()
+        with server.client() as client:
+            client.flushall()

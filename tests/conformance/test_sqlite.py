@@ -9,9 +9,9 @@ import pytest
 
 from mouso.brokers import Broker
 from mouso.brokers.sqlite import SQLiteBroker
-from mouso.config import BrokerURL
 from mouso.testing.clock import FakeClock
 from mouso.testing.conformance import BrokerConformance
+from mouso.urls import BrokerURL
 
 
 class TestSQLiteBroker(BrokerConformance):

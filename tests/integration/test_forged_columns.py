@@ -13,9 +13,9 @@ import pytest
 
 from mouso.brokers.base import JobFilter, Retention, Update, Want, WorkerInfo
 from mouso.brokers.sqlite import SQLiteBroker
-from mouso.config import BrokerURL
 from mouso.errors import ErrorInfo
 from mouso.job import Charge, Job, JobState, Lease, LogLine, Outcome, Progress, UniqueScope, encode_log
+from mouso.urls import BrokerURL
 
 WORKER = WorkerInfo(id="1" * 16, name="one", host="here", pid=1, slots=8, tasks=("known",))
 OTHER = msgspec.structs.replace(WORKER, id="2" * 16, name="two")

@@ -16,10 +16,10 @@ import pytest
 
 from mouso.brokers.base import Update, Want
 from mouso.brokers.sqlite import SQLiteBroker, schema
-from mouso.config import BrokerURL
 from mouso.errors import BrokerError, SchemaError
 from mouso.job import Charge, Job, JobState, LogLine, Outcome, encode_log
 from mouso.testing.clock import FakeClock
+from mouso.urls import BrokerURL
 from tests.integration.harness import ROOT
 
 DUMP = (ROOT / "tests" / "integration" / "version-1.sql").read_text("utf-8")

@@ -21,7 +21,6 @@ from mouso.brokers import Broker
 from mouso.brokers.base import Command, JobFilter, JobUpdate, Retention, Update, Want, WorkerInfo
 from mouso.brokers.memory import MemoryBroker
 from mouso.brokers.sqlite import SQLiteBroker
-from mouso.config import BrokerURL
 from mouso.errors import ErrorInfo
 from mouso.job import (
     TRANSITIONS,
@@ -36,6 +35,7 @@ from mouso.job import (
     encode_log,
 )
 from mouso.testing.clock import FakeClock
+from mouso.urls import BrokerURL
 
 IDS = [f"j{n}" for n in range(8)]
 QUEUES = ["mail", "default", "news"]

@@ -7,18 +7,9 @@ from pathlib import Path
 import pytest
 
 from mouso import Mouso
-from mouso.config import (
-    BrokerURL,
-    closest,
-    default_broker_url,
-    one_line,
-    parse_queues,
-    printable,
-    project_file,
-    project_settings,
-    redact,
-)
+from mouso.config import closest, one_line, parse_queues, printable, project_file, project_settings
 from mouso.errors import ConfigError
+from mouso.urls import BrokerURL, default_broker_url, redact
 from tests.unit.nobody import as_nobody, visible_folder
 
 # -- broker URLs -----------------------------------------------------------------------------------------------------
@@ -289,7 +280,8 @@ def test_a_folder_above_that_may_not_be_searched() -> None:
 import os
 os.chdir({str(inner)!r})
 os.chmod({str(inner.parent)!r}, 0)
-from mouso.config import default_broker_url, project_settings
+from mouso.config import project_settings
+from mouso.urls import default_broker_url
 print(project_settings().app, default_broker_url())
 """
         inner.chmod(0o777)

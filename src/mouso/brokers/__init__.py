@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mouso.brokers.base import Broker
 from mouso.clock import SYSTEM, Clock
-from mouso.config import BrokerURL
+from mouso.errors import ConfigError
+from mouso.urls import BrokerURL
 
 __all__ = ["Broker", "connect"]
 
@@ -13,18 +14,24 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
     """Makes the broker that a URL names; nothing is opened yet.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``memory://name``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0`` or ``memory://name``.
         clock: For tests.
         create: Whether a SQLite file that is not there is made at the first use.
 
     Raises:
-        ConfigError: The URL is malformed or names no broker.
+        ConfigError: The URL is malformed or names no broker, or what speaks to its server is not installed.
     """
     parsed = BrokerURL.parse(url)
     if parsed.scheme == "memory":
         from mouso.brokers.memory import MemoryBroker
 
         return MemoryBroker.shared(parsed, clock)
-    from mouso.brokers.sqlite import SQLiteBroker
+    if parsed.scheme == "sqlite":
+        from mouso.brokers.sqlite import SQLiteBroker
 
-    return SQLiteBroker(parsed, clock=clock, create=create)
+        return SQLiteBroker(parsed, clock=clock, create=create)
+    try:
+        from mouso.brokers.redis import RedisBroker
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{parsed.shown} needs the package {error.name!r}; pip install 'mouso[redis]'") from error
+    return RedisBroker(parsed, clock=clock)

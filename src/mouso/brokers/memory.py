@@ -38,7 +38,6 @@ from mouso.brokers.base import (
     WorkerInfo,
 )
 from mouso.clock import SYSTEM, Clock
-from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
 from mouso.job import (
     FINAL,
@@ -56,6 +55,7 @@ from mouso.job import (
     end_of_run,
     measures,
 )
+from mouso.urls import BrokerURL
 
 _WAITING = LIVE - {JobState.RUNNING}
 _DELAYED = frozenset({JobState.SCHEDULED, JobState.RETRYABLE})

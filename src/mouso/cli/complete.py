@@ -66,7 +66,7 @@ def _candidates(command: AppCommand, ctx: click.Context, kind: str | None) -> It
 
 def _is_there(app: Mouso) -> bool:
     """Whether the store exists: a press of the tab key must not create it."""
-    from mouso.config import BrokerURL
+    from mouso.urls import BrokerURL
 
     url = BrokerURL.parse(app.broker_url)
     return url.scheme != "sqlite" or os.path.exists(url.path)

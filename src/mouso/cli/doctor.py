@@ -173,7 +173,7 @@ def _broker(app: Mouso | None, stack: contextlib.ExitStack) -> Broker | None:
     if app is not None:
         return app.broker
     from mouso.brokers import connect
-    from mouso.config import BrokerURL, default_broker_url
+    from mouso.urls import BrokerURL, default_broker_url
 
     url = BrokerURL.parse(default_broker_url())
     if url.scheme == "memory" or (url.scheme == "sqlite" and not os.path.exists(url.path)):

@@ -16,7 +16,6 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from mouso import Context, Job, JobState, Mouso, exponential
-from mouso.config import BrokerURL
 from mouso.demo import licences
 from mouso.demo.measure import FileFacts, TooLarge, measure
 from mouso.demo.page import write_page
@@ -24,6 +23,7 @@ from mouso.demo.source import Unreadable
 from mouso.demo.summary import Failure, Summary, summarize
 from mouso.errors import BadPayload, BadSignature, ErrorInfo
 from mouso.reveal import encoded_arguments, encoded_result
+from mouso.urls import BrokerURL
 
 STORE = Path(os.environ.get("MOUSO_DEMO_STORE") or "mouso-demo")
 FILES, REPORTS = "files", "report"

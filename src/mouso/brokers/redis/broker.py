@@ -31,9 +31,9 @@ from mouso.brokers.redis import rows
 from mouso.brokers.redis.bell import Ear, Woken
 from mouso.brokers.redis.link import Link
 from mouso.clock import SYSTEM, Clock
-from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
 from mouso.job import Job, JobState, Outcome, RunInfo, check_transition
+from mouso.urls import BrokerURL
 
 _LOOK_AGAIN = 1.0
 _STEP = 20_000
@@ -46,11 +46,11 @@ class RedisBroker:
 
     capabilities = Capabilities(name="redis")
 
-    def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM, raw: str = "", namespace: str = "default") -> None:
-        self.url = str(url)
+    def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM) -> None:
+        self.url = url.shown
         self._clock = clock
         self._boot = _boot_id()
-        self._link = Link(raw or self.url, self.url, f"mouso:{{{namespace}}}:")
+        self._link = Link(url, f"mouso:{{{url.params.get('namespace', 'default')}}}:")
         self._ears: dict[str, Ear] = {}
         self._ears_lock = threading.Lock()
         self._interrupted: set[str] = set()
@@ -85,9 +85,7 @@ class RedisBroker:
         if not jobs:
             return []
         reply = self._link.call("enqueue", self._now(), *map(rows.job_argument, jobs), timeout=timeout)
-        return [
-            Enqueued(holder.decode() or job.id, not holder) for job, holder in zip(jobs, reply, strict=True)
-        ]
+        return [Enqueued(holder.decode() or job.id, not holder) for job, holder in zip(jobs, reply, strict=True)]
 
     # -- workers
 

@@ -1,11 +1,11 @@
-"""One connection to Redis, shared by the threads of a process: calls scripts, and says in Mouso's words what went wrong."""
+"""One connection to Redis, shared by the threads of a process: calls scripts, and says what went wrong."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -15,6 +15,7 @@ from mouso.brokers.redis.scripts import Script, load
 from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
+from mouso.urls import BrokerURL
 
 _CONNECT = 2.0
 _PAUSE = (0.01, 0.5)
@@ -27,23 +28,22 @@ class Link:
     """The connection.
 
     Args:
-        url: As the client library reads it.
-        shown: The URL for messages.
+        url: Names the server.
         prefix: What all keys begin with.
     """
 
-    def __init__(self, url: str, shown: str, prefix: str) -> None:
-        self._shown = shown
+    def __init__(self, url: BrokerURL, prefix: str) -> None:
+        self._shown = url.server
         self._prefix = prefix.encode()
         self._scripts = load()
         self._heads: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._pool = redis.ConnectionPool.from_url(
-            url, protocol=2, socket_connect_timeout=_CONNECT, socket_timeout=5.0, socket_keepalive=True, client_name="mouso"
-        )
+        self._pool = redis.ConnectionPool(**_options(url))
 
-    def call(self, name: str, *arguments: bytes | str | float, of: str = "", timeout: float = 5.0, again: bool = True) -> Any:
+    def call(
+        self, name: str, *arguments: bytes | str | float, of: str = "", timeout: float = 5.0, again: bool = True
+    ) -> Any:
         """Calls a script.
 
         Args:
@@ -163,6 +163,28 @@ class Link:
                 self._heads[script.name, of] = head
         encoded = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
         return b"".join((b"*%d\r\n" % (head[1] + len(encoded)), head[0], *_words(encoded)))
+
+
+def _options(url: BrokerURL) -> dict[str, Any]:
+    """What the client library needs to connect."""
+    [(host, port)] = url.hosts
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "db": int(url.path or 0),
+        "username": url.user or None,
+        "password": url.password or None,
+        "protocol": 2,
+        "socket_connect_timeout": _CONNECT,
+        "socket_timeout": 5.0,
+        "socket_keepalive": True,
+        "client_name": "mouso",
+    }
+    if url.scheme.startswith("rediss"):
+        options["connection_class"] = redis.SSLConnection
+        options |= {name: value for name, value in url.params.items() if name.startswith("ssl_")}
+        options["ssl_check_hostname"] = url.params.get("ssl_check_hostname", "true") == "true"
+    return options
 
 
 def _words(words: Sequence[bytes]) -> Iterator[bytes]:

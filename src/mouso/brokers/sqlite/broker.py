@@ -31,9 +31,9 @@ from mouso.brokers.sqlite import operating, producing, rows, upkeep, working
 from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller, Woken
 from mouso.brokers.sqlite.store import Store, engine_notice
 from mouso.clock import SYSTEM, Clock
-from mouso.config import BrokerURL
 from mouso.errors import CapabilityError
 from mouso.job import Job, Outcome, RunInfo
+from mouso.urls import BrokerURL
 
 _LOOK_AGAIN = 1.0
 """Seconds after which a waiting caller looks by itself: rings are hints."""

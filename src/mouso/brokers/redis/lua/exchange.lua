@@ -199,8 +199,8 @@ if limit > 0 then
     for _, name in ipairs(names) do
       shares[#shares + 1] = {name, share}
     end
-    if #names > 1 then
-      redis.call('HSET', meta, 'turn', names[math.min(limit, #names)])
+    if #names > 0 then
+      redis.call('HSET', meta, 'turn', names[#names])
     end
   end
   local more = {}

@@ -9,7 +9,7 @@ for i = 2, #ARGV, 2 do
   if record and read_state(record).claims == token then
     held[seq] = true
   else
-    gone[#gone + 1] = tonumber(seq)
+    gone[#gone + 1] = tonumber(seq) or seq
   end
 end
 local back = false

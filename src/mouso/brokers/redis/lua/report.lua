@@ -8,7 +8,7 @@ for i = 3, #ARGV, 5 do
   local record = redis.call('HGET', live, seq)
   local s = record and read_state(record)
   if not s or s.state ~= RUNNING or s.claims ~= token then
-    fenced[#fenced + 1] = tonumber(seq)
+    fenced[#fenced + 1] = tonumber(seq) or seq
   else
     if ARGV[i + 2] ~= '' then
       redis.call('HSET', progress, seq, ARGV[i + 2])

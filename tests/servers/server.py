@@ -1,0 +1,141 @@
+"""What the servers of the tests have in common: a process, a port, a folder, and signals."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support import free_port, wait_until
+
+READY = 30.0
+"""Seconds that a server may take until it answers."""
+
+
+class Server(ABC):
+    """One server. Its data outlive a ``kill`` and the ``start`` that follows.
+
+    Args:
+        folder: Where all of its files are; it must exist, and be empty the first time.
+    """
+
+    package = ""
+    """What Debian calls what there is to install."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The broker URL of this server."""
+
+    @abstractmethod
+    def command(self) -> Sequence[str]:
+        """What starts it in the foreground."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it serves by now."""
+
+    @property
+    def log(self) -> str:
+        """All that it has written so far."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Starts it, by default until it answers."""
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Waits until it answers."""
+        process = self._process
+        assert process is not None
+
+        def ready() -> bool:
+            assert process.poll() is None, f"the server ended: {self.log[-4000:]}"
+            return self.answers()
+
+        wait_until(ready, timeout=READY, interval=0.02, message=f"{type(self).__name__} answers")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Ends it at once, with all processes that it has started."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        self._process.wait(READY)
+        self._process = None
+
+    def stop(self) -> None:
+        """Asks it to end, and waits."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(READY)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def freeze(self) -> None:
+        """Holds all of its processes."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets them go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(ProcessLookupError, AssertionError):
+            self.thaw()
+        self.kill()
+
+
+def program(name: str, package: str, *folders: str) -> str:
+    """The path of a server's program.
+
+    Skips the test if there is none, and fails it in CI: ``make test`` installs what is missing where it may.
+    """
+    found = shutil.which(name, path=os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    if found is None:
+        said = f"{name} is not installed; install it with: apt-get install {package}"
+        if os.environ.get("CI"):
+            pytest.fail(said, pytrace=False)
+        pytest.skip(said)  # says what to install; CI fails instead
+    return found
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
