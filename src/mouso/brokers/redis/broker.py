@@ -36,6 +36,8 @@ from mouso.job import Job, JobState, Outcome, RunInfo, check_transition
 from mouso.urls import BrokerURL
 
 _LOOK_AGAIN = 1.0
+_LOOKS = 10
+"""Exchanges that may follow each other while all that a queue shows is jobs that only other workers know."""
 _STEP = 20_000
 _PAGE = 500
 _worker = msgspec.json.Decoder(WorkerInfo).decode
@@ -103,38 +105,42 @@ class RedisBroker:
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
         for outcome in outcomes:
             check_transition(JobState.RUNNING, outcome.state)
-        strange = [outcome.key for outcome in outcomes if not isinstance(outcome.key, int)]
-        outcomes = [outcome for outcome in outcomes if isinstance(outcome.key, int)] if strange else outcomes
         shares = () if want.shares is None else [("\x00", 0), *want.shares]
-        fenced, parked, due, leases = self._link.call(
-            "exchange",
-            self._now(), self._boot, self._clock.steady(), worker, rows.outcomes_argument(outcomes, worker), want.limit,
-            "" if want.tasks is None else _listed(want.tasks), *chain.from_iterable(shares),
-            of=worker, again=False,
-        )  # fmt: skip
-        return Exchange(
-            leases=rows.leases(leases),
-            fenced=[*fenced, *strange],
-            parked=sorted(task.decode() for task in parked),
-            next_due=None if due < 0 else due,
-        )
+        settled, tasks = rows.outcomes_argument(outcomes, worker), "" if want.tasks is None else _listed(want.tasks)
+        done = Exchange(leases=[])
+        for _ in range(_LOOKS):
+            fenced, parked, due, leases, unseen = self._link.call(
+                "exchange", self._now(), self._boot, self._clock.steady(), worker, settled,
+                want.limit - len(done.leases), tasks, *chain.from_iterable(shares), of=worker, again=False,
+            )  # fmt: skip
+            settled = b""
+            done.leases += rows.leases(leases)
+            done.fenced += [outcomes[n - 1].key for n in fenced]
+            done.parked = sorted({*done.parked, *(task.decode() for task in parked)})
+            done.next_due = None if due < 0 else due
+            if not unseen or len(done.leases) == want.limit:
+                break
+        return done
 
     def heartbeat(self, worker: WorkerInfo) -> list[Command]:
         reply = self._link.call(
             "heartbeat", self._now(), self._boot, self._clock.steady(), worker.id, msgspec.json.encode(worker),
             _listed(worker.tasks), of=worker.id,
         )  # fmt: skip
-        return [Command(reply[i].decode(), reply[i + 1], reply[i + 2]) for i in range(0, len(reply), 3)]
+        return [Command(reply[i].decode(), int(reply[i + 1]), reply[i + 2]) for i in range(0, len(reply), 3)]
 
     def report(self, worker: str, updates: Sequence[Update]) -> list[int | str]:
         parts: list[bytes | str | float] = []
         for update in updates:
             progress = b"" if update.progress is None else msgspec.json.encode(update.progress)
-            parts += (update.key, update.token, progress, update.log or b"", update.stack or "")
-        return list(self._link.call("report", self._now(), worker, *parts))
+            parts += (rows.seq(update.key), update.token, progress, update.log or b"", update.stack or "")
+        fenced = self._link.call("report", self._now(), worker, *parts)
+        return [updates[n - 1].key for n in fenced]
 
     def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
-        return list(self._link.call("reconcile", self._now(), *chain.from_iterable(held), of=worker))
+        claims = chain.from_iterable((rows.seq(key), token) for key, token in held)
+        fenced = self._link.call("reconcile", self._now(), *claims, of=worker)
+        return [held[n - 1][0] for n in fenced]
 
     def retire(self, worker: str) -> int:
         back, _ = self._link.call("retire", self._now(), worker, -1, "leave", of=worker)
@@ -199,8 +205,11 @@ class RedisBroker:
     def _read(self, ids: Sequence[str], how: str) -> list[Job | None]:
         found: list[Job | None] = []
         for start in range(0, len(ids), _PAGE):
-            reply = self._link.call("get", self._now(), how, *ids[start : start + _PAGE])
-            found += [rows.job(one) if one else None for one in reply]
+            page = ids[start : start + _PAGE]
+            reply = self._link.call("get", self._now(), how, *page)
+            found += [
+                rows.job(one, "" if id[:1] == "#" else id) if one else None for id, one in zip(page, reply, strict=True)
+            ]
         return found
 
     def runs(self, id: str) -> list[RunInfo]:
@@ -208,10 +217,11 @@ class RedisBroker:
         return [] if job is None else rows.runs(self._link.call("runs", self._now(), id), job)
 
     def find(self, where: JobFilter) -> list[Job]:
-        seqs = self._search(where)
-        return [job for job in self._read([f"#{seq}" for seq in seqs], "") if job is not None]
+        found = self._search(where)
+        return [job for job in self._read([f"#{seq.decode()}" for seq in found], "") if job is not None]
 
-    def _search(self, where: JobFilter) -> list[int]:
+    def _search(self, where: JobFilter) -> list[bytes]:
+        """The keys of jobs that fit, the last enqueued first."""
         states = frozenset(JobState) if where.states is None else where.states
         numbers = {rows.NUMBERS[state] for state in states}
         if JobState.AVAILABLE in states:
@@ -219,15 +229,23 @@ class RedisBroker:
         if where.parked is not None:
             numbers = numbers & {rows.PARKED} if where.parked else numbers - {rows.PARKED}
         wanted = f",{','.join(map(str, sorted(numbers)))},"
-        found: list[int] = []
-        before: int | str = ""
-        while before != 0 and len(found) < where.limit:
+        running = self._claims() if JobState.RUNNING in states else []
+        found: list[bytes] = []
+        before = b""
+        while len(found) < where.limit:
             before, *more = self._link.call(
                 "find", self._now(), where.after or "", before, wanted, where.queue or "", where.task or "",
-                where.limit - len(found), _STEP,
+                where.limit - len(found), _STEP, *running,
             )  # fmt: skip
             found += more
-        return found[: where.limit]
+            if not before:
+                break
+        return found
+
+    def _claims(self) -> list[bytes]:
+        """The keys of all running jobs."""
+        _, *found = self._link.call("workers", self._now(), self._boot, self._clock.steady())
+        return [seq for id in found[::4] for seq in self._link.call("claims", self._now(), of=id.decode())]
 
     def queues(self) -> list[QueueInfo]:
         names, counts, pauses, ages = self._link.call("queues", self._now())
@@ -257,7 +275,7 @@ class RedisBroker:
             id, description, beat, until = found[at : at + 4]
             info = _worker(description) if description else WorkerInfo(id=id.decode(), name=id.decode(), host="", pid=0)
             left = max(int(float(until)) - int(instant), 0)
-            running = self._link.call("claims", self._now(), of=info.id)
+            running = len(self._link.call("claims", self._now(), of=info.id))
             infos.append(msgspec.structs.replace(info, beat=int(beat), lease_left=left, running=running))
         return sorted(infos, key=lambda info: (info.started_at, info.id))
 

@@ -34,9 +34,9 @@ _SCOPE_OF = {number: scope for scope, number in _SCOPES.items()}
 _CHARGES = {Charge.NONE: 0, Charge.ATTEMPT: 1, Charge.CRASH: 2, Charge.RELEASE: 3}
 _TIMES = struct.Struct(">ddddH")
 _HEAD = struct.Struct(">Hdd")
-_LEASE = struct.Struct(">ddddddI")
-_COMPLETED = struct.Struct(">BdddI")
-_ENDED = struct.Struct(">BddBBBddH")
+_LEASE = struct.Struct(">15sdddddI")
+_COMPLETED = struct.Struct(">B15sddI")
+_ENDED = struct.Struct(">B15sdBBBddH")
 _STATE = struct.Struct(">BddddBdBB")
 _FINAL = struct.Struct(">BdddddB")
 _ERROR = struct.Struct(">dI")
@@ -75,6 +75,11 @@ def job_argument(job: Job) -> bytes:
     return _TIMES.pack(*times, len(header)) + header + body(job, job.payload)
 
 
+def seq(key: int | str) -> bytes:
+    """A job's key as scripts know it; one that no job has if that cannot be."""
+    return b"%015d" % key if isinstance(key, int) and 0 <= key < 10**15 else b"-" * 15
+
+
 def body(job: Job, payload: bytes) -> bytes:
     """What only Python reads of a job."""
     return _encode((job.id, job.task, job.queue, payload, job.codec, job.options, job.priority))
@@ -88,7 +93,7 @@ def outcomes_argument(outcomes: Iterable[Outcome], worker: str) -> bytes:
         log = o.log or b""
         keep = -1 if o.keep is None else o.keep
         if o.state is JobState.COMPLETED:
-            parts += (_COMPLETED.pack(1, o.key, o.token, keep, len(facts)), facts, _LENGTH.pack(len(log)), log)
+            parts += (_COMPLETED.pack(1, seq(o.key), o.token, keep, len(facts)), facts, _LENGTH.pack(len(log)), log)
         else:
             parts += _ended(o, worker, facts, keep, log)
     return b"".join(parts)
@@ -102,7 +107,7 @@ def _ended(o: Outcome, worker: str, facts: bytes, keep: int, log: bytes) -> Iter
         error = _json(msgspec.structs.replace(o.error, worker=worker, token=o.token, **took))
     run = _json({"end": end_of_run(o.state, o.charge), **took})
     state, charge = NUMBERS[o.state], _CHARGES[o.charge]
-    yield _ENDED.pack(2, o.key, o.token, state, charge, bool(took), o.delay, keep, len(reason))
+    yield _ENDED.pack(2, seq(o.key), o.token, state, charge, bool(took), o.delay, keep, len(reason))
     yield reason
     for part in (facts, error, run, log):
         yield _LENGTH.pack(len(part))
@@ -116,24 +121,30 @@ def leases(packed: bytes) -> list[Lease]:
     """What ``exchange`` has claimed."""
     found, at, view = [], 0, memoryview(packed)
     while at < len(packed):
-        seq, token, attempts, crashes, releases, ttl, length = _LEASE.unpack_from(packed, at)
+        key, token, attempts, crashes, releases, ttl, length = _LEASE.unpack_from(packed, at)
         at += _LEASE.size
         header, enqueued, _ = _HEAD.unpack_from(packed, at)
         id, task, queue, payload, codec, options, priority = _body(view[at + header : at + length])
         at += length
         found.append(
             Lease(
-                int(seq), int(token), id, task, queue, payload, codec, int(attempts), int(crashes), int(releases),
+                int(key), int(token), id, task, queue, payload, codec, int(attempts), int(crashes), int(releases),
                 int(enqueued), None if ttl < 0 else int(ttl), options, priority,
             )
         )  # fmt: skip
     return found
 
 
-def job(found: Sequence[Any]) -> Job:
-    """A job as ``get`` returns it."""
+def job(found: Sequence[Any], id: str) -> Job | None:
+    """A job as ``get`` returns it.
+
+    Args:
+        id: What it is known by if another program has deleted its body; empty if that is not known either.
+    """
     _, record, live, final, progress, cancels, errors = found
-    given = _given(record)
+    if not record and not id:
+        return None
+    given = _given(record) if record else {"id": id, "task": ""}
     facts: dict[str, Any] = {"state": JobState.DEAD, "reason": "bad_state"}
     if live:
         facts = _live(live)

@@ -1,5 +1,5 @@
--- keys: ids jobs live ready delayed expiring parked counts unique final finished dead kept cancels bell
--- parts: now states job state counts unique waits finish
+-- keys: meta ids jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept cancels bell
+-- parts: anyway now states job state counts unique waits finish
 -- ARGV: now, ids
 local reply = {}
 for i = 2, #ARGV do
@@ -15,7 +15,7 @@ for i = 2, #ARGV do
       redis.call('SADD', cancels, seq)
       reply[#reply + 1] = 'requested'
     else
-      unwait(read_job(seq), s)
+      unwait(read_job(seq, s), s)
       finish(seq, s, CANCELLED, '', -1, 'cancelled', '')
       reply[#reply + 1] = 'cancelled'
     end

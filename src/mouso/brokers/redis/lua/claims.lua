@@ -1,3 +1,4 @@
 -- keys: claimed
 -- ARGV: now
-return redis.call('SCARD', claimed)
+-- Returns the seqs of a worker's running jobs.
+return redis.call('SMEMBERS', claimed)

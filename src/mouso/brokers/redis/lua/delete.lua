@@ -1,5 +1,5 @@
--- keys: ids jobs live ready delayed expiring parked counts unique final finished dead kept errors progress runs bell
--- parts: constants now states job state counts unique waits read_final forget
+-- keys: meta ids jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept errors progress runs bell
+-- parts: anyway constants now states job state counts unique waits read_final forget
 -- ARGV: now, ids
 local reply = {}
 for i = 2, #ARGV do
@@ -16,7 +16,7 @@ for i = 2, #ARGV do
       if s then
         unwait(job, s)
       else
-        s = read_final(redis.call('HGET', final, seq))
+        s = read_final(redis.call('HGET', final, seq), job)
         count(s.queue, s.state, -1)
       end
       forget(job, s.claims, true)

@@ -1,23 +1,24 @@
--- keys: meta jobs live ready delayed expiring parked counts unique final finished dead kept errors runs claimed
---   cancels asked knows tasks pauses workers leases_until beats steadies bell
--- parts: constants now states chunks job state counts unique waits finish note knows steady
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept errors runs claimed
+--   cancels asked knows tasks pauses passing workers leases_until beats steadies bell
+-- parts: anyway constants now states chunks job state counts unique waits finish note knows steady
 -- ARGV: now, boot id and steady clock of the caller, worker, outcomes, limit, names of the tasks that it can run, each between two \1 ('': all),
 --   queue, share, … (none: every queue)
--- Returns keys that were fenced; tasks that were parked; ms until a job is due (-1: none); claimed jobs, packed.
+-- Returns which outcomes were fenced, by number; tasks that were parked; ms until a job is due (-1: none); claimed jobs, packed; whether
+-- there is more to look at (1).
 local worker, outcomes, limit, able = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 
--- Settles. An outcome: 1 for completed, key, token, keep (-1: none), body, log; or 2 for another end: key, token, state,
+-- Settles. An outcome: 1 for completed, key as text, token, keep (-1: none), body, log; or 2 for another end: key, token, state,
 -- counter to charge (0..3), whether it ran, delay, keep, reason, body, error, run, log. What there is not is empty.
 local fenced, at, entries, keys = {}, 1, {}, {}
 while at <= #outcomes do
   local o = {}
   o.kind, at = struct.unpack('>B', outcomes, at)
   if o.kind == 1 then
-    o.key, o.token, o.keep, o.body, o.log, at = struct.unpack('>dddIc0Ic0', outcomes, at)
+    o.key, o.token, o.keep, o.body, o.log, at = struct.unpack('>c15ddIc0Ic0', outcomes, at)
     o.state = COMPLETED
   else
     o.key, o.token, o.state, o.charge, o.ran, o.delay, o.keep, o.reason, o.body, o.error, o.run, o.log, at =
-      struct.unpack('>ddBBBddHc0Ic0Ic0Ic0Ic0', outcomes, at)
+      struct.unpack('>c15dBBBddHc0Ic0Ic0Ic0Ic0', outcomes, at)
   end
   entries[#entries + 1] = o
   keys[#keys + 1] = o.key
@@ -28,8 +29,8 @@ if #entries > 0 then
   for i, o in ipairs(entries) do
     local record = records[i]
     local s = record and read_state(record)
-    if not s or s.state ~= RUNNING or s.claims ~= o.token or over[o.key] then
-      fenced[#fenced + 1] = o.key
+    if not s or s.state ~= RUNNING or s.claims ~= o.token or s.worker ~= worker or over[o.key] then
+      fenced[#fenced + 1] = i
     else
       over[o.key] = true
       settled[#settled + 1] = o.key
@@ -48,7 +49,7 @@ if #entries > 0 then
         end
         count(s.queue, COMPLETED, 1)
         if s.unique == 1 then
-          let_go(read_job(o.key), false)
+          let_go(read_job(o.key, s), false)
         end
       else
         if o.ran == 1 or o.log ~= '' or known(o.key, o.token) then
@@ -66,7 +67,7 @@ if #entries > 0 then
         elseif o.state >= COMPLETED then
           finish(o.key, s, o.state, worker, o.keep, o.reason, o.body)
         else
-          waits(read_job(o.key), s, o.state, now + o.delay)
+          waits(read_job(o.key, s), s, o.state, now + o.delay)
         end
       end
     end
@@ -82,7 +83,8 @@ if #entries > 0 then
 end
 
 -- Claims.
-local leases, parked_tasks, verdicts = {}, {}, {}
+local PASSED, AGAIN = 20000, 1000
+local leases, parked_tasks, verdicts, unseen = {}, {}, {}, false
 local claims, places, mine = {}, {}, {}
 
 -- What to do with a task: take it, leave it to another worker, or park it.
@@ -97,20 +99,31 @@ local function verdict(task)
   return 'park'
 end
 
+-- Claims from a queue. Jobs that only other workers know are passed by, so many in a call; the next one goes on where this
+-- one ended, but for a second only: then what was put before that comes first again.
 local function claim(queue, share)
-  local taken, from = 0, '[' .. queue .. '\0'
-  while taken < share do
+  local taken, passed, spot = 0, 0, worker .. '\0' .. queue
+  local mark, from = redis.call('HGET', passing, spot), '[' .. queue .. '\0'
+  if mark and struct.unpack('>d', mark) > now then
+    from = string.sub(mark, 9)
+  end
+  while taken < share and passed < PASSED do
     local want = math.min(share - taken, 1000)
     local found = redis.call('ZRANGEBYLEX', ready, from, '(' .. queue .. '\1', 'LIMIT', 0, want)
     local seqs = {}
     for i, member in ipairs(found) do
-      seqs[i] = struct.unpack('>d', member, #member - 7)
+      seqs[i] = string.sub(member, -15)
     end
     local records, states_of = fetch(jobs, seqs), fetch(live, seqs)
     for i, seq in ipairs(seqs) do
       local record, s = records[i], states_of[i] and read_state(states_of[i])
-      if not record or not s then
-        redis.call('ZREM', ready, found[i])  -- another program has deleted a part of it
+      if not record or not s then  -- another program has deleted a part of it
+        redis.call('ZREM', ready, found[i])
+        if s then
+          count(queue, AVAILABLE, -1)
+          s.unique = 0
+          finish(seq, s, DEAD, '', -1, 'missing_body', '')
+        end
       else
         local _, _, expires, priority, _, task = struct.unpack('>HddhBc0Hc0', record)
         if s.expires == 0 or expires > now then
@@ -131,10 +144,12 @@ local function claim(queue, share)
             claims[#claims + 1] = write_state(s)
             places[#places + 1] = found[i]
             mine[#mine + 1] = seq
-            leases[#leases + 1] = struct.pack('>ddddddI', seq, s.claims, s.attempts, s.crashes, s.releases,
+            leases[#leases + 1] = struct.pack('>c15dddddI', seq, s.claims, s.attempts, s.crashes, s.releases,
               s.expires == 1 and expires - now or -1, #record)
             leases[#leases + 1] = record
             taken = taken + 1
+          elseif verdicts[task] == 'leave' then
+            passed = passed + 1
           elseif verdicts[task] == 'park' then
             local job = read_job(seq)
             unwait(job, s)
@@ -151,10 +166,16 @@ local function claim(queue, share)
       chunks('SADD', claimed, mine)
       claims, places, mine = {}, {}, {}
     end
-    if #found < want then
+    from = #found == want and '(' .. found[#found]
+    if not from then
       break
     end
-    from = '(' .. found[#found]
+  end
+  if passed >= PASSED and from then
+    redis.call('HSET', passing, spot, struct.pack('>d', now + AGAIN) .. from)
+    unseen = true
+  elseif mark and not from then
+    redis.call('HDEL', passing, spot)
   end
   limit = limit - taken
   return taken
@@ -225,4 +246,4 @@ if #entries > 0 then
 end
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 local due = first[2] and math.max(first[2] - now, 0) or -1
-return {fenced, parked_tasks, due, table.concat(leases)}
+return {fenced, parked_tasks, due, table.concat(leases), unseen and 1 or 0}

@@ -1,6 +1,6 @@
--- keys: meta jobs live ready delayed expiring parked counts claimed cancels asked knows tasks workers leases_until beats
+-- keys: meta jobs live ready delayed waiting expiring parked counts claimed cancels asked knows tasks workers leases_until beats
 --   steadies reaped bell
--- parts: constants now states job state counts waits knows steady
+-- parts: anyway constants now states job state counts waits knows steady
 -- ARGV: now, boot id and steady clock of the caller, worker, its description, the tasks that it knows, each between two \1
 -- Returns commands: kind, key, token, …
 local worker, names = ARGV[4], ARGV[6]
@@ -18,7 +18,7 @@ if redis.call('EXISTS', parked) == 1 then
   for task in string.gmatch(names, '[^\1]+') do
     local found = redis.call('ZRANGEBYLEX', parked, '[' .. task .. '\0', '(' .. task .. '\1', 'LIMIT', 0, 10000)
     for _, member in ipairs(found) do
-      local job = read_job(struct.unpack('>d', member, #member - 7))
+      local job = read_job(string.sub(member, -15))
       local record = job and redis.call('HGET', live, job.seq)
       if record then
         local s = read_state(record)
@@ -36,10 +36,11 @@ for _, command in ipairs({'cancel', 'stack'}) do
   if redis.call('EXISTS', key) == 1 then
     for _, seq in ipairs(redis.call(command == 'cancel' and 'SMEMBERS' or 'HKEYS', key)) do
       if redis.call('SISMEMBER', claimed, seq) == 1 then
-        local s = read_state(redis.call('HGET', live, seq))
-        if command == 'cancel' or tonumber(redis.call('HGET', asked, seq)) == s.claims then
+        local record = redis.call('HGET', live, seq)
+        local s = record and read_state(record)
+        if s and (command == 'cancel' or tonumber(redis.call('HGET', asked, seq)) == s.claims) then
           reply[#reply + 1] = command
-          reply[#reply + 1] = tonumber(seq)
+          reply[#reply + 1] = seq
           reply[#reply + 1] = s.claims
         end
       end

@@ -1,5 +1,6 @@
 -- What the scripts share. A script names the parts that it needs in its second line; they are put before it.
--- All numbers in records are big-endian; instants and durations are milliseconds.
+-- All numbers in records are big-endian; instants and durations are milliseconds. A job's key, called seq, is a number of
+-- 15 digits, always as text: texts of one length sort as their numbers do, and need no conversion.
 
 --- constants
 local KEPT_RUNS, LEASE = 20, 15000
@@ -11,6 +12,11 @@ if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
+
+--- anyway
+-- A first write that takes no memory. A server at its limit refuses a script that begins with one that does; what follows
+-- must be done all the same: leases are renewed, what has ended is stored, what is old is deleted.
+redis.call('HDEL', meta, '')
 
 --- states
 local SCHEDULED, AVAILABLE, RUNNING, RETRYABLE = 2, 3, 4, 5
@@ -39,11 +45,13 @@ end
 
 --- job
 -- A job as its producer gave it: header, and a body that only Python reads.
--- length of the header, enqueued, expires (0: never), priority, queue, task, unique, scope, period, id
-local function read_job(seq)
+-- length of the header, enqueued, expires (-1: never), priority, queue, task, unique, scope, period, id
+-- Another program may have deleted it: then there is nothing, or with its state what is enough to move it on.
+local function read_job(seq, s)
   local record = redis.call('HGET', jobs, seq)
   if not record then
-    return nil
+    return s and {seq = seq, enqueued = now, expires = -1, priority = 0, queue = s.queue, task = '', key = '', scope = 0,
+      period = 0, id = ''}
   end
   local _, enqueued, expires, priority, queue, task, key, scope, period, id =
     struct.unpack('>HddhBc0Hc0Hc0BdBc0', record)
@@ -53,7 +61,7 @@ end
 
 -- A job's place among the available ones: by queue, then priority, then age.
 local function place(queue, priority, seq)
-  return queue .. '\0' .. string.char(100 - priority) .. struct.pack('>d', seq)
+  return queue .. '\0' .. string.char(100 - priority) .. seq
 end
 
 --- state
@@ -94,7 +102,7 @@ local function holder(key)
   if not held then
     return nil
   end
-  local scope, seq, stop, id = struct.unpack('>BddBc0', held)
+  local scope, seq, stop, id = struct.unpack('>Bc15dBc0', held)
   if scope == PERIOD then
     return now < stop and id or nil
   end
@@ -103,7 +111,7 @@ end
 
 local function hold(job)
   local stop = job.scope == PERIOD and job.enqueued + job.period or 0
-  redis.call('HSET', unique, job.key, struct.pack('>BddBc0', job.scope, job.seq, stop, #job.id, job.id))
+  redis.call('HSET', unique, job.key, struct.pack('>Bc15dBc0', job.scope, job.seq, stop, #job.id, job.id))
   if stop > 0 then
     redis.call('ZADD', periods, stop, job.key)
   end
@@ -113,8 +121,8 @@ end
 local function let_go(job, even_for_a_period)
   local held = redis.call('HGET', unique, job.key)
   if held then
-    local scope, seq = struct.unpack('>Bd', held)
-    if seq == tonumber(job.seq) and (scope ~= PERIOD or even_for_a_period) then
+    local scope, seq = struct.unpack('>Bc15', held)
+    if seq == job.seq and (scope ~= PERIOD or even_for_a_period) then
       redis.call('HDEL', unique, job.key)
     end
   end
@@ -127,9 +135,10 @@ local function waits(job, s, state, due)
   if state == AVAILABLE then
     redis.call('ZADD', ready, 0, place(job.queue, job.priority, job.seq))
   elseif state == PARKED then
-    redis.call('ZADD', parked, 0, job.task .. '\0' .. struct.pack('>d', job.seq))
+    redis.call('ZADD', parked, 0, job.task .. '\0' .. job.seq)
   else
     redis.call('ZADD', delayed, due, job.seq)
+    redis.call('ZADD', waiting, 0, job.seq)
   end
   if s.expires == 1 then
     redis.call('ZADD', expiring, job.expires, job.seq)
@@ -143,9 +152,10 @@ local function unwait(job, s)
   if s.state == AVAILABLE then
     redis.call('ZREM', ready, place(job.queue, job.priority, job.seq))
   elseif s.state == PARKED then
-    redis.call('ZREM', parked, job.task .. '\0' .. struct.pack('>d', job.seq))
+    redis.call('ZREM', parked, job.task .. '\0' .. job.seq)
   else
     redis.call('ZREM', delayed, job.seq)
+    redis.call('ZREM', waiting, job.seq)
   end
   if s.expires == 1 then
     redis.call('ZREM', expiring, job.seq)
@@ -169,14 +179,21 @@ local function finish(seq, s, state, worker, keep, reason, body)
     redis.call('ZADD', kept, now + keep, seq)
   end
   redis.call('ZADD', state == DEAD and dead or finished, now, seq)
+  if state ~= COMPLETED then
+    redis.call('ZADD', ended, 0, seq)
+  end
   count(s.queue, state, 1)
   if s.unique == 1 then
-    let_go(read_job(seq), false)
+    let_go(read_job(seq, s), false)
   end
 end
 
 --- read_final
-local function read_final(record)
+local function read_final(record, job)
+  if not record then  -- another program has deleted it
+    return {state = DEAD, finished_at = 0, attempts = 0, crashes = 0, releases = 0, claims = 0, keeps = 0, worker = '',
+      queue = job and job.queue or ''}
+  end
   local state, finished_at, attempts, crashes, releases, claims, keeps, worker, queue =
     struct.unpack('>BdddddBBc0Bc0', record)
   return {state = state, finished_at = finished_at, attempts = attempts, crashes = crashes, releases = releases,
@@ -193,7 +210,7 @@ local function give_back(seq, s)
   if redis.call('SREM', cancels, seq) == 1 then
     finish(seq, s, CANCELLED, '', -1, 'cancelled', '')
   else
-    waits(read_job(seq), s, AVAILABLE)
+    waits(read_job(seq, s), s, AVAILABLE)
   end
 end
 
@@ -214,6 +231,7 @@ local function forget(job, claims, free)
   redis.call('ZREM', finished, job.seq)
   redis.call('ZREM', dead, job.seq)
   redis.call('ZREM', kept, job.seq)
+  redis.call('ZREM', ended, job.seq)
   if free and job.key ~= '' then
     let_go(job, true)
   end

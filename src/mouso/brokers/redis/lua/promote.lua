@@ -1,5 +1,5 @@
--- keys: jobs live ready delayed expiring parked counts unique final finished dead kept bell
--- parts: now states job state counts unique waits finish
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept bell
+-- parts: anyway now states job state counts unique waits finish
 -- ARGV: now, at most so many
 -- Returns how many changed.
 local limit, changed, woken = tonumber(ARGV[2]), 0, false

@@ -1,5 +1,5 @@
--- keys: ids jobs live final finished dead kept counts unique periods errors progress runs reaped bell
--- parts: constants now states job state counts unique read_final forget
+-- keys: meta ids jobs live final finished dead ended kept counts unique periods errors progress runs reaped bell
+-- parts: anyway constants now states job state counts unique read_final forget
 -- ARGV: now, at most so many, then for finished and for dead jobs: age, most
 -- Returns how many were deleted.
 local limit = tonumber(ARGV[2])
@@ -8,7 +8,7 @@ local doomed, chosen = {}, {}
 local function choose(seq)
   if not chosen[seq] then
     chosen[seq] = true
-    doomed[#doomed + 1] = tonumber(seq)
+    doomed[#doomed + 1] = seq
   end
 end
 
@@ -45,12 +45,13 @@ for i = 1, math.min(limit, #doomed) do
     redis.call('ZREM', finished, seq)
     redis.call('ZREM', dead, seq)
     redis.call('ZREM', kept, seq)
+    redis.call('ZREM', ended, seq)
   end
 end
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', periods, '-inf', now, 'LIMIT', 0, limit)) do
   local held = redis.call('HGET', unique, key)
   if held then
-    local scope, _, stop = struct.unpack('>Bdd', held)
+    local scope, _, stop = struct.unpack('>Bc15d', held)
     if scope == PERIOD and stop <= now then redis.call('HDEL', unique, key) end
   end
   redis.call('ZREM', periods, key)

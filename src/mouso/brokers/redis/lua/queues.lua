@@ -15,11 +15,11 @@ local from = '-'
 while true do  -- the first of each queue and priority
   local member = redis.call('ZRANGEBYLEX', ready, from, '+', 'LIMIT', 0, 1)[1]
   if not member then break end
-  consider(struct.unpack('>d', member, #member - 7))
-  from = '(' .. string.sub(member, 1, #member - 8) .. '\255\255\255\255\255\255\255\255\255'
+  consider(string.sub(member, -15))
+  from = '(' .. string.sub(member, 1, -16) .. ':'  -- which comes after all digits
 end
 for _, member in ipairs(redis.call('ZRANGEBYLEX', parked, '-', '+', 'LIMIT', 0, 1000)) do
-  consider(struct.unpack('>d', member, #member - 7))
+  consider(string.sub(member, -15))
 end
 local ages = {}
 for queue, age in pairs(oldest) do

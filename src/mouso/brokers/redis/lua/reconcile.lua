@@ -1,7 +1,7 @@
--- keys: jobs live ready delayed expiring parked counts unique final finished dead kept claimed cancels asked bell
--- parts: now states job state counts unique waits finish give_back
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept claimed cancels asked bell
+-- parts: anyway now states job state counts unique waits finish give_back
 -- ARGV: now, then key and token of each claim that the worker knows of
--- Returns the keys among them that are not its running claims.
+-- Returns which of them are not its running claims, by number.
 local held, gone = {}, {}
 for i = 2, #ARGV, 2 do
   local seq, token = ARGV[i], tonumber(ARGV[i + 1])
@@ -9,14 +9,19 @@ for i = 2, #ARGV, 2 do
   if record and read_state(record).claims == token then
     held[seq] = true
   else
-    gone[#gone + 1] = tonumber(seq) or seq
+    gone[#gone + 1] = i / 2
   end
 end
 local back = false
 for _, seq in ipairs(redis.call('SMEMBERS', claimed)) do
   if not held[seq] then
-    give_back(seq, read_state(redis.call('HGET', live, seq)))
-    back = true
+    local record = redis.call('HGET', live, seq)
+    if record then
+      give_back(seq, read_state(record))
+      back = true
+    else
+      redis.call('SREM', claimed, seq)
+    end
   end
 end
 store_counts()

@@ -1,14 +1,14 @@
 -- keys: live progress runs asked bell
 -- parts: constants now states state note
 -- ARGV: now, worker, then of each update: key, token, progress, log, stack ('': as it is)
--- Returns the keys of updates that were fenced.
+-- Returns which updates were fenced, by number.
 local fenced = {}
 for i = 3, #ARGV, 5 do
   local seq, token = ARGV[i], tonumber(ARGV[i + 1])
   local record = redis.call('HGET', live, seq)
   local s = record and read_state(record)
   if not s or s.state ~= RUNNING or s.claims ~= token then
-    fenced[#fenced + 1] = tonumber(seq) or seq
+    fenced[#fenced + 1] = (i + 2) / 5
   else
     if ARGV[i + 2] ~= '' then
       redis.call('HSET', progress, seq, ARGV[i + 2])

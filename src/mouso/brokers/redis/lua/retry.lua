@@ -1,4 +1,4 @@
--- keys: ids jobs live ready delayed expiring parked counts unique periods final finished dead kept bell
+-- keys: ids jobs live ready delayed waiting expiring parked counts unique periods final finished dead ended kept bell
 -- parts: now states job state counts unique waits read_final
 -- ARGV: now, whether there are bodies (1), then of each job: id, body with other arguments if so
 local reply = {}
@@ -18,7 +18,7 @@ for i = 3, #ARGV, step do
         result = 'retried'
       end
     else
-      local f = read_final(redis.call('HGET', final, seq))
+      local f = read_final(redis.call('HGET', final, seq), job)
       local held_by = job.key ~= '' and holder(job.key)
       if f.state == COMPLETED then
         result = 'done'
@@ -26,7 +26,7 @@ for i = 3, #ARGV, step do
         result = 'conflict'
       else
         redis.call('HDEL', final, seq)
-        for _, key in ipairs({finished, dead, kept}) do redis.call('ZREM', key, seq) end
+        for _, key in ipairs({finished, dead, kept, ended}) do redis.call('ZREM', key, seq) end
         count(f.queue, f.state, -1)
         local length = struct.unpack('>H', job.record)
         job.expires = -1
