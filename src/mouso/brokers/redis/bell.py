@@ -8,12 +8,10 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any
 
-from redis import exceptions
-
 from mouso.brokers.redis.link import Link
+from mouso.brokers.redis.servers import FAILED
 from mouso.clock import SYSTEM
 
-_FAILED = (exceptions.RedisError, OSError)
 _AGAIN = 0.5
 _DRAIN = 10_000
 
@@ -35,7 +33,7 @@ class Ear:
 
     def __init__(self, link: Link, kind: str) -> None:
         self._link = link
-        self._channel = link.channel(kind)
+        self._kind = kind
         self._connection: Any = None
         self._self_in, self._self_out = os.pipe()
         os.set_blocking(self._self_in, False)
@@ -45,8 +43,8 @@ class Ear:
         """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
         if self._connection is None:
             try:
-                self._connection = self._link.listening(self._channel)
-            except _FAILED:
+                self._connection = self._link.listening(self._kind)
+            except FAILED:
                 return self._poll(None, min(timeout, _AGAIN))
             return self._poll(None, 0) if self._interrupted_already() else Woken.RUNG  # what rang before was not heard
         return self._poll(self._connection, timeout)
@@ -80,7 +78,7 @@ class Ear:
                 if not self._connection.can_read():
                     return
                 self._connection.read_response(timeout=1.0)
-        except _FAILED:
+        except FAILED:
             self._hang_up()
 
     def interrupt(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -52,7 +53,9 @@ class RedisBroker:
         self.url = url.shown
         self._clock = clock
         self._boot = _boot_id()
-        self._link = Link(url, f"mouso:{{{url.params.get('namespace', 'default')}}}:")
+        prefix = f"mouso:{{{url.params.get('namespace', 'default')}}}:"
+        self._link = Link(url, prefix, int(url.params.get("wait", 0)))
+        self._pid = os.getpid()
         self._ears: dict[str, Ear] = {}
         self._ears_lock = threading.Lock()
         self._interrupted: set[str] = set()
@@ -105,13 +108,15 @@ class RedisBroker:
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
         for outcome in outcomes:
             check_transition(JobState.RUNNING, outcome.state)
-        shares = () if want.shares is None else [("\x00", 0), *want.shares]
+        shares: list[bytes | str | float] = []
+        if want.shares is not None:
+            shares = ["\x00", 0, *chain.from_iterable(want.shares)]
         settled, tasks = rows.outcomes_argument(outcomes, worker), "" if want.tasks is None else _listed(want.tasks)
         done = Exchange(leases=[])
         for _ in range(_LOOKS):
             fenced, parked, due, leases, unseen = self._link.call(
                 "exchange", self._now(), self._boot, self._clock.steady(), worker, settled,
-                want.limit - len(done.leases), tasks, *chain.from_iterable(shares), of=worker, again=False,
+                want.limit - len(done.leases), tasks, *shares, of=worker, again=False,
             )  # fmt: skip
             settled = b""
             done.leases += rows.leases(leases)
@@ -138,7 +143,7 @@ class RedisBroker:
         return [updates[n - 1].key for n in fenced]
 
     def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
-        claims = chain.from_iterable((rows.seq(key), token) for key, token in held)
+        claims = [part for key, token in held for part in (rows.seq(key), token)]
         fenced = self._link.call("reconcile", self._now(), *claims, of=worker)
         return [held[n - 1][0] for n in fenced]
 
@@ -262,10 +267,13 @@ class RedisBroker:
             paused = stop is not None and (not stop or int(stop) > now)
             infos.append(
                 QueueInfo(
-                    name=name, counts=by_queue[name], paused=paused, paused_until=int(stop) if paused and stop else None,
+                    name=name,
+                    counts=by_queue[name],
+                    paused=paused,
+                    paused_until=int(stop) if paused and stop else None,
                     oldest=oldest.get(name),
                 )
-            )  # fmt: skip
+            )
         return infos
 
     def workers(self) -> list[WorkerInfo]:
@@ -303,6 +311,8 @@ class RedisBroker:
 
     def _ear(self, kind: str) -> Ear:
         with self._ears_lock:
+            if self._pid != os.getpid():
+                self._pid, self._ears = os.getpid(), {}  # a forked child's rings would come to its parent
             if kind not in self._ears:
                 self._ears[kind] = Ear(self._link, kind)
                 if kind in self._interrupted:

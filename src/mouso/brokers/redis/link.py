@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-import redis
 from redis import exceptions
 
 from mouso.brokers.redis.scripts import Script, load
+from mouso.brokers.redis.servers import Servers
 from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
 from mouso.urls import BrokerURL
 
-_CONNECT = 2.0
 _PAUSE = (0.01, 0.5)
-_LATER = ("LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "BUSY", "OOM", "NOREPLICAS", "MISCONF")
-"""Refusals that end by themselves, or when somebody has helped the server; nothing was done."""
+_LOST = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+_ELSEWHERE = (
+    exceptions.ReadOnlyError,
+    exceptions.BusyLoadingError,
+    exceptions.MasterDownError,
+    exceptions.ClusterDownError,
+)
+"""Refusals of a server that is not, not yet, or not any more the one to ask; nothing was done."""
+_LATER = (exceptions.TryAgainError, exceptions.OutOfMemoryError)
+_LATER_WORDS = ("BUSY", "MISCONF", "NOREPLICAS")
+"""Refusals that end by themselves, or when somebody has helped the server; nothing was done."""
 
 
 class Link:
@@ -30,16 +39,23 @@ class Link:
     Args:
         url: Names the server.
         prefix: What all keys begin with.
+        replicas: How many must have taken over what is enqueued.
     """
 
-    def __init__(self, url: BrokerURL, prefix: str) -> None:
+    def __init__(self, url: BrokerURL, prefix: str, replicas: int = 0) -> None:
         self._shown = url.server
         self._prefix = prefix.encode()
+        self._replicas = replicas
         self._scripts = load()
         self._heads: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self._servers = Servers(url)
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """Forgets the connection of another process, of which this one is a fork: it goes on using it."""
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._pool = redis.ConnectionPool(**_options(url))
 
     def call(
         self, name: str, *arguments: bytes | str | float, of: str = "", timeout: float = 5.0, again: bool = True
@@ -48,6 +64,7 @@ class Link:
 
         Args:
             of: The worker whose claims it touches.
+            timeout: Total deadline, in seconds.
             again: Repeat it within the deadline when its outcome is unknown: it is idempotent.
 
         Raises:
@@ -55,8 +72,10 @@ class Link:
             OutcomeUnknown: It may have been done.
             ConfigError: The server refuses it for good.
         """
-        script = self._scripts[name]
+        if self._pid != os.getpid():
+            self._fresh()
         deadline = SYSTEM.monotonic() + timeout
+        script = self._scripts[name]
         command = self._command(script, arguments, of)
         if not self._lock.acquire(timeout=timeout):
             raise BrokerUnavailable(f"{self._shown} is busy with other calls of this process for {timeout:g} s")
@@ -73,14 +92,25 @@ class Link:
             try:
                 connection = self._connected(deadline)
                 sent = True
-                return self._ask(connection, script, command, deadline)
+                reply = self._ask(connection, script, command, deadline)
+                if self._replicas and script.name == "enqueue":
+                    self._replicate(connection, deadline)
+                return reply
             except _REFUSED as error:
+                self._drop()
                 raise ConfigError(f"{self._shown} refuses: {one_line(error)}") from error
+            except _ELSEWHERE as error:
+                why = one_line(error)
+                self._drop()
+            except exceptions.MovedError as error:
+                why = f"the jobs have moved to {error.host}:{error.port}"
+                self._drop()
+                self._servers.moved(error.node_addr)
             except exceptions.ResponseError as error:
                 why = one_line(error)
-                if not why.startswith(_LATER):
+                if not isinstance(error, _LATER) and not why.startswith(_LATER_WORDS):
                     raise ConfigError(f"{self._shown} cannot be used: {why}") from error
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            except _LOST as error:
                 why = one_line(error)
                 self._drop()
                 unknown = unknown or sent
@@ -88,35 +118,53 @@ class Link:
             if left < pause or (unknown and not again):
                 if unknown:
                     raise OutcomeUnknown(f"{self._shown} did not answer; it is not known whether it was done: {why}")
-                raise BrokerUnavailable(f"{self._shown} cannot be reached: {why}")
+                raise BrokerUnavailable(f"{self._shown} cannot be used now: {why}")
             time.sleep(pause)
             pause = min(pause * 2, _PAUSE[1])
 
     def _ask(self, connection: Any, script: Script, command: bytes, deadline: float) -> Any:
-        left = max(deadline - SYSTEM.monotonic(), 0.05)
-        connection.send_packed_command([command], check_health=False)
         try:
-            return connection.read_response(timeout=left)
+            return _send(connection, command, deadline)
         except exceptions.NoScriptError:
-            connection.send_command("SCRIPT", "LOAD", script.source, check_health=False)
-            connection.read_response(timeout=left)
-            connection.send_packed_command([command], check_health=False)
-            return connection.read_response(timeout=left)
+            _send(connection, _words("SCRIPT", "LOAD", script.source), deadline)
+            return _send(connection, command, deadline)
+        except exceptions.MovedError:
+            raise
+        except exceptions.AskError as error:
+            # The jobs are on their way to another node of the cluster, and some keys are there already.
+            other = self._servers.other(error.node_addr, deadline)
+            try:
+                _send(other, _words("SCRIPT", "LOAD", script.source), deadline)
+                _send(other, _words("ASKING"), deadline)
+                return _send(other, command, deadline)
+            finally:
+                other.disconnect()
+
+    def _replicate(self, connection: Any, deadline: float) -> None:
+        """Waits until replicas have taken over all that this connection has written.
+
+        Raises:
+            OutcomeUnknown: They have not in time: the jobs are stored, and may get lost with this server.
+        """
+        # A repeated enqueue writes nothing, and the server would wait for nothing.
+        _send(connection, _words("HSET", self._prefix + b"meta", "waited", "1"), deadline)
+        left = max(int((deadline - SYSTEM.monotonic()) * 1000), 1)
+        ready = _send(connection, _words("WAIT", str(self._replicas), str(left)), deadline + 1)
+        if ready < self._replicas:
+            raise OutcomeUnknown(
+                f"{self._shown} has stored it, but {ready} of {self._replicas} replicas have taken it over in time; "
+                "repeat it with the same id"
+            )
 
     def _connected(self, deadline: float) -> Any:
         """A connection that the server has not closed meanwhile."""
         if self._connection is not None:
-            try:
+            with suppress(*_LOST):
                 if not self._connection.can_read():
                     return self._connection
-            except (exceptions.ConnectionError, OSError):
-                pass
             self._drop()
-        connection = self._pool.make_connection()
-        connection.socket_connect_timeout = min(_CONNECT, max(deadline - SYSTEM.monotonic(), 0.05))
-        connection.connect()
-        self._connection = connection
-        return connection
+        self._connection = self._servers.connect(deadline)
+        return self._connection
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -126,31 +174,24 @@ class Link:
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again."""
-        with self._lock:
-            self._drop()
+        if self._pid == os.getpid():
+            with self._lock:
+                self._drop()
 
-    def channel(self, kind: str) -> bytes:
-        """Where rings for workers (``w``) or callers (``c``) are published."""
-        return self._prefix + b"bell:" + kind.encode()
-
-    def listening(self, channel: bytes) -> Any:
-        """A new connection that listens to a channel.
+    def listening(self, kind: str) -> Any:
+        """A new connection that hears the rings for workers (``w``) or waiting callers (``c``).
 
         Raises:
             redis.exceptions.RedisError, OSError: It cannot be.
         """
-        connection = self._pool.make_connection()
+        deadline = SYSTEM.monotonic() + 2.0
+        connection = self._servers.connect(deadline)
         try:
-            connection.connect()
-            connection.send_command("SUBSCRIBE", channel, check_health=False)
-            connection.read_response(timeout=_CONNECT)
+            _send(connection, _words("SUBSCRIBE", self._prefix + b"bell:" + kind.encode()), deadline)
         except BaseException:
-            with suppress(Exception):
-                connection.disconnect()
+            connection.disconnect()
             raise
         return connection
-
-    # -- the wire
 
     def _command(self, script: Script, arguments: Sequence[bytes | str | float], of: str) -> bytes:
         """EVALSHA with its keys and arguments, as it is sent."""
@@ -158,35 +199,26 @@ class Link:
         if head is None:
             keys = [self._prefix + (f"claimed:{of}" if key == "claimed" else key).encode() for key in script.keys]
             words = [b"EVALSHA", script.digest, str(len(keys)).encode(), *keys]
-            head = b"".join(_words(words)), len(words)
+            head = b"".join(_bulks(words)), len(words)
             if len(self._heads) < 1000:
                 self._heads[script.name, of] = head
         encoded = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
-        return b"".join((b"*%d\r\n" % (head[1] + len(encoded)), head[0], *_words(encoded)))
+        return b"".join((b"*%d\r\n" % (head[1] + len(encoded)), head[0], *_bulks(encoded)))
 
 
-def _options(url: BrokerURL) -> dict[str, Any]:
-    """What the client library needs to connect."""
-    [(host, port)] = url.hosts
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "db": int(url.path or 0),
-        "username": url.user or None,
-        "password": url.password or None,
-        "protocol": 2,
-        "socket_connect_timeout": _CONNECT,
-        "socket_timeout": 5.0,
-        "socket_keepalive": True,
-        "client_name": "mouso",
-    }
-    if url.scheme.startswith("rediss"):
-        options["connection_class"] = redis.SSLConnection
-        options |= {name: value for name, value in url.params.items() if name.startswith("ssl_")}
-        options["ssl_check_hostname"] = url.params.get("ssl_check_hostname", "true") == "true"
-    return options
+def _send(connection: Any, command: bytes, deadline: float) -> Any:
+    left = max(deadline - SYSTEM.monotonic(), 0.05)
+    connection._sock.settimeout(left)
+    connection.send_packed_command([command], check_health=False)
+    return connection.read_response(timeout=left)
 
 
-def _words(words: Sequence[bytes]) -> Iterator[bytes]:
+def _words(*words: str | bytes) -> bytes:
+    """A command, as it is sent."""
+    encoded = [word if isinstance(word, bytes) else word.encode() for word in words]
+    return b"".join((b"*%d\r\n" % len(encoded), *_bulks(encoded)))
+
+
+def _bulks(words: Sequence[bytes]) -> Iterator[bytes]:
     for word in words:
         yield b"$%d\r\n%b\r\n" % (len(word), word)
