@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ class RedisBroker:
             check_transition(JobState.RUNNING, outcome.state)
         shares: list[bytes | str | float] = []
         if want.shares is not None:
-            shares = ["\x00", 0, *chain.from_iterable(want.shares)]
+            shares = ["\x00", 0, *(part for share in want.shares for part in share)]
         settled, tasks = rows.outcomes_argument(outcomes, worker), "" if want.tasks is None else _listed(want.tasks)
         done = Exchange(leases=[])
         for _ in range(_LOOKS):
