@@ -28,7 +28,7 @@ from mouso.producer import Producer, after
 from mouso.redaction import Redaction
 from mouso.signing import trusting
 from mouso.task import AsyncTask, Task
-from mouso.urls import BrokerURL, default_broker_url
+from mouso.urls import BrokerURL, default_broker_url, redact
 from mouso.waiting import Listener
 
 P = ParamSpec("P")
@@ -163,7 +163,7 @@ class Mouso:
         self._connecting = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Mouso({self.name!r}, broker={self.broker_url!r})"
+        return f"Mouso({self.name!r}, broker={redact(self.broker_url)!r})"
 
     @property
     def broker(self) -> Broker:

@@ -29,9 +29,10 @@ from mouso.brokers.base import (
 )
 from mouso.brokers.redis import rows
 from mouso.brokers.redis.bell import Ear, Woken
+from mouso.brokers.redis.keys import KEYS
 from mouso.brokers.redis.link import Link
 from mouso.clock import SYSTEM, Clock
-from mouso.errors import CapabilityError
+from mouso.errors import CapabilityError, ConfigError
 from mouso.job import Job, JobState, Outcome, RunInfo, check_transition
 from mouso.urls import BrokerURL
 
@@ -52,8 +53,8 @@ class RedisBroker:
         self.url = url.shown
         self._clock = clock
         self._boot = _boot_id()
-        prefix = f"mouso:{{{url.params.get('namespace', 'default')}}}:"
-        self._link = Link(url, prefix, int(url.params.get("wait", 0)))
+        self._prefix = prefix = f"mouso:{{{url.params.get('namespace', 'default')}}}:"
+        self._link = Link(url, prefix)
         self._pid = os.getpid()
         self._ears: dict[str, Ear] = {}
         self._ears_lock = threading.Lock()
@@ -63,9 +64,20 @@ class RedisBroker:
         return f"RedisBroker({self.url!r})"
 
     def notices(self) -> list[str]:
-        return []
+        return self._link.facts.notices() if self._link.facts is not None else []
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        foreign = self.foreign()
+        if foreign:
+            raise ConfigError(f"{self.url}: {foreign}; delete or rename that key, or use another ?namespace=")
+
+    def foreign(self) -> str:
+        """Which of Mouso's keys holds something else, and what; empty if none does."""
+        found = self._link.call("types", self._now())
+        for name, kind in zip(self._link.scripts["types"].keys, found[::2], strict=True):
+            if kind.decode() not in ("none", KEYS[name].kind):
+                return f"another program has put a {kind.decode()} under the key {self._prefix}{name}"
+        return ""
 
     def close(self) -> None:
         with self._ears_lock:

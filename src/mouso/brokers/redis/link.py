@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import exceptions
 
+from mouso.brokers.redis.facts import Facts
 from mouso.brokers.redis.scripts import Script, load
 from mouso.brokers.redis.servers import Servers
 from mouso.clock import SYSTEM
@@ -39,14 +40,19 @@ class Link:
     Args:
         url: Names the server.
         prefix: What all keys begin with.
-        replicas: How many must have taken over what is enqueued.
+
+    Attributes:
+        scripts: What can be called.
+        facts: What the server said of itself when it was connected to; None before, and if the user may not know.
     """
 
-    def __init__(self, url: BrokerURL, prefix: str, replicas: int = 0) -> None:
+    def __init__(self, url: BrokerURL, prefix: str) -> None:
         self._shown = url.server
         self._prefix = prefix.encode()
-        self._replicas = replicas
-        self._scripts = load()
+        self._replicas = int(url.params.get("wait", 0))
+        self._evicts = url.params.get("eviction") == "allow"
+        self.scripts = load()
+        self.facts: Facts | None = None
         self._heads: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._servers = Servers(url)
         self._fresh()
@@ -75,7 +81,7 @@ class Link:
         if self._pid != os.getpid():
             self._fresh()
         deadline = SYSTEM.monotonic() + timeout
-        script = self._scripts[name]
+        script = self.scripts[name]
         command = self._command(script, arguments, of)
         if not self._lock.acquire(timeout=timeout):
             raise BrokerUnavailable(f"{self._shown} is busy with other calls of this process for {timeout:g} s")
@@ -98,16 +104,16 @@ class Link:
                 return reply
             except _REFUSED as error:
                 self._drop()
-                raise ConfigError(f"{self._shown} refuses: {one_line(error)}") from error
+                raise ConfigError(f"{self._shown} refuses: {_said(error)}") from error
             except _ELSEWHERE as error:
-                why = one_line(error)
+                why = _said(error)
                 self._drop()
             except exceptions.MovedError as error:
                 why = f"the jobs have moved to {error.host}:{error.port}"
                 self._drop()
                 self._servers.moved(error.node_addr)
             except exceptions.ResponseError as error:
-                why = one_line(error)
+                why = _said(error)
                 if not isinstance(error, _LATER) and not why.startswith(_LATER_WORDS):
                     raise ConfigError(f"{self._shown} cannot be used: {why}") from error
             except _LOST as error:
@@ -163,8 +169,28 @@ class Link:
                 if not self._connection.can_read():
                     return self._connection
             self._drop()
-        self._connection = self._servers.connect(deadline)
-        return self._connection
+        connection = self._servers.connect(deadline)
+        try:
+            self._greet(connection, deadline)
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._connection = connection
+        return connection
+
+    def _greet(self, connection: Any, deadline: float) -> None:
+        """Asks a server what it is.
+
+        Raises:
+            ConfigError: It must not hold jobs.
+        """
+        try:
+            self.facts = Facts.read(_send(connection, _words("INFO"), deadline))
+        except exceptions.NoPermissionError:
+            return
+        what, remedy = self.facts.refusal(evicts=self._evicts)
+        if what:
+            raise ConfigError(f"{self._shown}: {what}; {remedy}")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -204,6 +230,16 @@ class Link:
                 self._heads[script.name, of] = head
         encoded = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
         return b"".join((b"*%d\r\n" % (head[1] + len(encoded)), head[0], *_bulks(encoded)))
+
+
+def _said(error: Exception) -> str:
+    """What the server said, and what that means, without where in which script."""
+    said = one_line(error).partition(" script: ")[0]
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return f"its memory is full ({said}); raise maxmemory, or keep less: shorter times, smaller results"
+    if said.startswith("WRONGTYPE"):
+        return "another program has put something else under one of Mouso's keys; mouso doctor says under which"
+    return said
 
 
 def _send(connection: Any, command: bytes, deadline: float) -> Any:

@@ -1,5 +1,5 @@
 -- keys: meta leases_until steadies
--- parts: now steady
+-- parts: now skew steady
 -- ARGV: now, boot id and steady clock of the caller
 -- Returns the steady instant, and the workers whose lease has ended by then, earliest first.
 local instant = steady(ARGV[2], tonumber(ARGV[3]))

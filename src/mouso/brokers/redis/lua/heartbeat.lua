@@ -1,6 +1,6 @@
 -- keys: meta jobs live ready delayed waiting expiring parked counts claimed cancels asked knows tasks workers leases_until beats
 --   steadies reaped bell
--- parts: anyway constants now states job state counts waits knows steady
+-- parts: anyway constants now states job state counts waits knows skew steady
 -- ARGV: now, boot id and steady clock of the caller, worker, its description, the tasks that it knows, each between two \1
 -- Returns commands: kind, key, token, …
 local worker, names = ARGV[4], ARGV[6]

@@ -283,19 +283,28 @@ local function learn(worker, names)
   end
 end
 
---- steady
--- The server's clock without its jumps, for leases. All processes of a host have the same steady clock: it tells how much
--- time has passed since the host's last call; where the server's says otherwise by more than two seconds it has jumped.
-local function steady(boot, own)
+--- skew
+-- By how much the server's clock has jumped, all in all. All processes of a host have the same steady clock: it tells how
+-- much time has passed since the host's last call; where the server's says otherwise by more than two seconds it has jumped.
+local function jumped(boot, own)
   local skew = tonumber(redis.call('HGET', meta, 'skew') or 0)
   local before = redis.call('HGET', steadies, boot)
   if before then
     local own_then, steady_then = struct.unpack('>dd', before)
     local off = now - skew - steady_then - (own - own_then)
     if off > 2000 or off < -2000 then
-      skew = skew + off
-      redis.call('HSET', meta, 'skew', skew)
+      return skew + off, true
     end
+  end
+  return skew, false
+end
+
+--- steady
+-- The server's clock without its jumps, for leases.
+local function steady(boot, own)
+  local skew, new = jumped(boot, own)
+  if new then
+    redis.call('HSET', meta, 'skew', skew)
   end
   redis.call('HSET', steadies, boot, struct.pack('>dd', own, now - skew))
   return now - skew

@@ -1,8 +1,8 @@
 -- keys: meta workers leases_until beats steadies
--- parts: now steady
+-- parts: now skew
 -- ARGV: now, boot id and steady clock of the caller
 -- Returns the steady instant, then of each worker: id, description, beat, end of its lease.
-local reply = {string.format('%d', steady(ARGV[2], tonumber(ARGV[3])))}
+local reply = {string.format('%d', now - jumped(ARGV[2], tonumber(ARGV[3])))}
 local found = redis.call('HGETALL', workers)
 for i = 1, #found, 2 do
   reply[#reply + 1] = found[i]
