@@ -50,6 +50,7 @@ class RedisBroker:
     capabilities = Capabilities(name="redis")
 
     def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM) -> None:
+        self._parsed = url
         self.url = url.shown
         self._clock = clock
         self._boot = _boot_id()
@@ -299,7 +300,10 @@ class RedisBroker:
         return sorted(infos, key=lambda info: (info.started_at, info.id))
 
     def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
-        return Diagnosis([], self)
+        from mouso.brokers.redis import diagnosis  # for the one program that asks
+
+        findings, readable = diagnosis.examine(self._link, self.url, self._prefix, self._clock, retention, full=full)
+        return Diagnosis(findings, RedisBroker(self._parsed, clock=self._clock) if readable else None)
 
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
         deadline = self._clock.monotonic() + timeout
