@@ -8,13 +8,17 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import leaks
+from tests import brokers, leaks
 
 # Quick and telling ones first. A folder that is not named here comes between "docs" and "integration".
 SUITES = ("unit", "model", "conformance", "docs", "", "integration", "browser", "chaos", "budget")
 
 hypothesis.settings.register_profile("mouso", deadline=None)
 hypothesis.settings.load_profile("mouso")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    brokers.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.mark_environment()
     config.pluginmanager.register(SharedFixtures())
+    config.pluginmanager.register(brokers)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

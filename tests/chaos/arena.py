@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from mouso.brokers.base import JobFilter, Level, Retention
 from mouso.handle import JobHandle
 from mouso.job import Job
 from tests.chaos.journal import VARIABLE, Line, Tail
@@ -113,8 +114,8 @@ class Arena(Bench):
         crowd: How many times as much as it can do this machine has to do; at least 1.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, seed: int, broker_url: str = "") -> None:
+        super().__init__(folder, broker_url)
         self.seed = seed
         self.random = Random(seed)
         self.pair: list[Worker] = []
@@ -252,7 +253,7 @@ class Arena(Bench):
             self.fault("a freeze", at=at, until=until, supervisors=supervisors, unsettled=unsettled, **details)
 
     def stop_outside_a_transaction(self, pids: Sequence[int]) -> None:
-        """Stops processes while none of them holds the store's lock, for which all would wait."""
+        """Stops processes while none of them holds SQLite's lock, for which all would wait."""
         while not self._stop(pids):
             pass_time(0.01)
 
@@ -262,6 +263,8 @@ class Arena(Bench):
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
+        if not self.broker_url.startswith("sqlite:"):
+            return True
         with closing(sqlite3.connect(self.store, timeout=0.3, isolation_level=None)) as probe:
             try:
                 probe.execute("BEGIN IMMEDIATE")
@@ -293,8 +296,16 @@ class Arena(Bench):
 
     def settled(self) -> bool:
         """Whether no job is live."""
-        (live,) = self.sql("SELECT count(*) FROM mouso_live")[0]
-        return not live
+        return not self._live()
+
+    def _live(self) -> list[tuple[str, str, int]]:
+        """Queue, state and number of the jobs that are not final."""
+        return [
+            (queue.name, state, n)
+            for queue in self.producer.queues()
+            for state, n in queue.counts.items()
+            if n and not state.final
+        ]
 
     def finish(self, timeout: float = 60) -> Verdict:
         """Waits for the end of all jobs, judges, and looks for what is left over."""
@@ -302,7 +313,7 @@ class Arena(Bench):
         try:
             wait_until(self.settled, timeout=timeout, interval=0.1, message="every job is final")
         except AssertionError:
-            live = self.sql("SELECT state, count(*), min(seq), max(worker) FROM mouso_live GROUP BY state")
+            live = self._live()
             raise AssertionError(f"after {timeout:g} s there are jobs that are not final: {live}") from None
         self.check_store()
         verdict = self.verdict()
@@ -348,14 +359,17 @@ class Arena(Bench):
         return verdict
 
     def _rows(self) -> dict[str, Job]:
-        ids = [id_ for (id_,) in self.sql("SELECT id FROM mouso_jobs WHERE id <> ''")]
+        broker, ids = self.producer.broker, list[str]()
+        while page := broker.find(JobFilter(limit=1000, after=ids[-1] if ids else None)):
+            ids += [job.id for job in page]
         return {job.id: job for job in self.records(ids)}
 
     def check_store(self) -> None:
-        """The file is sound, and its counts are right."""
-        assert self.sql("PRAGMA integrity_check") == [("ok",)]
-        counted = self.sql("SELECT queue, state, count(*) FROM mouso_history GROUP BY queue, state ORDER BY 1, 2")
-        assert self.sql("SELECT queue, state, n FROM mouso_tallies WHERE n <> 0 ORDER BY 1, 2") == counted
+        """The store is sound: pages, states, counts."""
+        diagnosis = self.producer.broker.diagnose(retention=Retention(), full=True)
+        if diagnosis.view is not None:
+            diagnosis.view.close()
+        assert [finding for finding in diagnosis.findings if finding.level is Level.ERROR] == []
 
     def _check_workers(self) -> None:
         """Those that live are whole and hold no more than when they were new."""

@@ -30,7 +30,7 @@ def seed() -> int:
 
 
 @pytest.fixture
-def arena(tmp_path: Path, seed: int) -> Iterator[Arena]:
+def arena(tmp_path: Path, seed: int, broker_url: str) -> Iterator[Arena]:
     """A folder with a load and two workers; all of it ends with the test."""
-    with closing(Arena(tmp_path, seed)) as made:
+    with closing(Arena(tmp_path, seed, broker_url)) as made:
         yield made

@@ -10,7 +10,7 @@ from tests.integration.harness import Bench
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, broker_url: str) -> Iterator[Bench]:
     """A folder with an app, a store and workers; all of it ends with the test."""
-    with closing(Bench(tmp_path)) as made:
+    with closing(Bench(tmp_path, broker_url)) as made:
         yield made

@@ -150,11 +150,17 @@ class Worker:
 
 
 class Bench:
-    """One test's folder: the app, the store, the history and the workers."""
+    """One test's folder: the app, the store, the history and the workers.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        store: The file of the jobs, if they are in SQLite.
+        broker_url: Where the jobs are.
+    """
+
+    def __init__(self, folder: Path, broker_url: str = "") -> None:
         self.folder = folder
         self.store = folder / "jobs.db"
+        self.broker_url = broker_url or f"sqlite:///{self.store}"
         self.history_file = folder / "history"
         self.workers: list[Worker] = []
         self._modules: list[ModuleType] = []
@@ -180,10 +186,6 @@ class Bench:
         self._modules.append(module)
         spec.loader.exec_module(module)
         return module
-
-    @property
-    def broker_url(self) -> str:
-        return f"sqlite:///{self.store}"
 
     @property
     def bells(self) -> Path:

@@ -37,6 +37,13 @@ class RedisServer(Server):
             words += [f"--{name.replace('_', '-')}", value]
         return words
 
+    @contextmanager
+    def store(self, name: str) -> Iterator[str]:
+        yield f"{self.url}?namespace={name}"
+        with self.client() as client:
+            for key in client.scan_iter(match=f"mouso:{{{name}}}:*", count=1000):
+                client.unlink(key)
+
     def client(self, **options: Any) -> "redis.Redis":
         """A client of this server; close it."""
         return redis.Redis(port=self.port, socket_timeout=10, **options)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,10 @@ class Server(ABC):
     @abstractmethod
     def url(self) -> str:
         """The broker URL of this server."""
+
+    @abstractmethod
+    def store(self, name: str) -> AbstractContextManager[str]:
+        """A part of the server for one test: the URL of it; what is in it is deleted at the end."""
 
     @abstractmethod
     def command(self) -> Sequence[str]:

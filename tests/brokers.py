@@ -1,0 +1,81 @@
+"""The brokers that the process tests run on: a store for each test, on a server that is shared, or has one of its own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from tests import leaks
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+
+SERVERS: dict[str, type[Server]] = {"redis": RedisServer}
+EVERY = ("sqlite", *SERVERS)
+
+
+def add_option(parser: pytest.Parser) -> None:
+    """Adds ``--broker``; for the hook of the conftest, which is called before this module is a plugin."""
+    parser.addoption(
+        "--broker",
+        action="append",
+        choices=EVERY,
+        help="run the process tests on this broker (repeatable); else SQLite, and every broker where it matters",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test that uses a store on the brokers that were asked for, or that it asks for itself."""
+    if "broker_name" not in metafunc.fixturenames:
+        return
+    asked = metafunc.config.getoption("broker")
+    own = metafunc.definition.get_closest_marker("every_broker")
+    names = asked or (EVERY if own is not None else ["sqlite"])
+    if own is None and asked and metafunc.definition.get_closest_marker("only_sqlite") is not None:
+        names = ["sqlite"]
+    if names != ["sqlite"]:
+        metafunc.parametrize("broker_name", names, indirect=True)
+
+
+@pytest.fixture
+def broker_name(request: pytest.FixtureRequest) -> str:
+    """What a test runs on."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture(scope="session")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """A server of each kind that is needed, for all tests of this process."""
+    running: dict[str, Server] = {}
+
+    def find(name: str) -> Server:
+        if name not in running:
+            with leaks.lasting():
+                running[name] = SERVERS[name](tmp_path_factory.mktemp(name))
+                running[name].start()
+        return running[name]
+
+    yield find
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture
+def broker_url(broker_name: str, shared_servers: Callable[[str], Server]) -> Iterator[str]:
+    """The URL of a store that nobody else uses; empty for SQLite, where it is a file in the test's folder."""
+    if broker_name == "sqlite":
+        yield ""
+        return
+    server = shared_servers(broker_name)
+    with server.store(token_hex(4)) as url:
+        yield url
+
+
+@contextmanager
+def own_server(name: str, folder: Path) -> Iterator[Server]:
+    """A server that a test may kill, freeze and fill."""
+    place = folder / f"server-{name}"
+    place.mkdir()
+    with SERVERS[name](place) as server:
+        yield server
