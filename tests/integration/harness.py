@@ -187,10 +187,10 @@ class Bench:
         spec.loader.exec_module(module)
         return module
 
-    @property
-    def bells(self) -> Path:
-        """The folder of the sockets by which processes wake each other; there is none before one listens."""
-        return Path(f"{self.store}-bells")
+    def bells(self) -> list[Path]:
+        """The sockets by which processes wake each other, where they do."""
+        folder = Path(f"{self.store}-bells")
+        return list(folder.iterdir()) if folder.exists() else []
 
     @property
     def producer(self) -> Mouso:
@@ -322,8 +322,8 @@ class Bench:
                     module.app.close()
                 sys.modules.pop(module.__name__, None)
         ended = all(worker.stopped_at is not None for worker in self.workers)
-        left = os.listdir(self.bells) if self.bells.exists() and ended else []
-        assert not left, f"sockets left in {self.bells.name}: {left}"
+        left = self.bells() if ended else []
+        assert not left, f"sockets are left: {left}"
 
     def _stop_all(self) -> None:
         running = [worker for worker in self.workers if worker.alive]

@@ -14,6 +14,8 @@ from tests.integration.history import Line
 from tests.integration.snippets import PAUSES
 from tests.support import crowd, wait_until
 
+pytestmark = pytest.mark.every_broker
+
 JOBS = 2000
 RECOVERY = 1.0
 SLACK = 1.0

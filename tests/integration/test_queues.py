@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,9 @@ from tests.integration.snippets import JOB, started
 from tests.support import crowd, wait_until
 
 # -- order
+
+
+pytestmark = pytest.mark.every_broker
 
 
 def test_first_in_first_out_with_one_slot(bench: Bench) -> None:
@@ -280,4 +282,3 @@ def test_dead_letter_queue_lists_and_counts(bench: Bench) -> None:
     assert {r.reason for r in jobs.app.jobs(state="dead", task="jobs.fails")} == {"attempts"}
     assert jobs.app.broker.delete([handle.id for handle in handles]) == ["deleted"] * 30
     assert bench.states() == {}
-    assert Path(bench.store).exists()

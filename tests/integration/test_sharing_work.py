@@ -14,6 +14,8 @@ from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import JOB, started
 from tests.support import crowd, wait_until
 
+pytestmark = pytest.mark.every_broker
+
 GIVE_BACK = 0.25
 SLACK = 1.0
 

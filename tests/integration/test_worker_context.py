@@ -114,6 +114,7 @@ def test_jobs_enqueue_jobs_and_wait_for_them(bench: Bench) -> None:
     assert worker.stop() == 0
 
 
+@pytest.mark.only_sqlite("a transaction of SQLite")
 def test_enqueued_in_the_transaction_of_the_caller(bench: Bench) -> None:
     jobs = bench.app(
         """

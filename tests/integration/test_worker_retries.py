@@ -5,6 +5,8 @@ import pytest
 from mouso import JobCancelled, JobFailed, constant
 from tests.integration.harness import WAIT, Bench
 
+pytestmark = pytest.mark.every_broker
+
 
 def test_it_is_retried_with_back_off_until_it_completes(bench: Bench) -> None:
     jobs = bench.app(

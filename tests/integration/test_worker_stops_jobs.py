@@ -8,6 +8,8 @@ from mouso import JobCancelled, JobExpired
 from tests.integration.harness import WAIT, Bench
 from tests.support import wait_until
 
+pytestmark = pytest.mark.every_broker
+
 KILLED = 5.0 + 2.0
 """Seconds after its timeout within which a stubborn job's process is killed."""
 

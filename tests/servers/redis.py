@@ -1,4 +1,4 @@
-"""Private Redis servers: one with an append-only file, a master with a replica and three Sentinels, a cluster of three."""
+"""Private Redis servers: a single one, a master with a replica and three Sentinels, a cluster of three masters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
