@@ -1,4 +1,4 @@
-"""The brokers that the process tests run on: for each test a store of its own, on a server that is shared or its own."""
+"""The brokers that the process tests run on: for each test a store of its own, on a shared server or one of its own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -46,7 +46,9 @@ from mouso.worker.watchdog import EXIT_CODE, Watchdog
 _BEAT_IDLE = 5.0
 _BEAT_BUSY = 1.0
 _UPKEEP = 1.0
-_REAP = 2.0
+_PROMOTE_IDLE = 5.0
+"""Seconds. A worker with room looks for work every second, and so hears when the next job is due."""
+_REAP = 2.5
 _REAP_DEAD = 0.2
 _ORPHANS_END = 1.0
 """Seconds that the children of a dead supervisor have to end by themselves; they mean to within half of it."""
@@ -375,7 +377,7 @@ class Supervisor:
 
     async def _upkeep(self) -> None:
         """Promotes, reaps and prunes, in small steps."""
-        reaped = pruned = SYSTEM.monotonic()
+        promoted = reaped = pruned = SYSTEM.monotonic()
         broker = self._line.broker
         while True:
             pause = _REAP_DEAD if self._dead else _UPKEEP
@@ -383,11 +385,14 @@ class Supervisor:
                 # Not wait_for: Python 3.11's may swallow a cancellation that comes in the turn in which a job is due.
                 async with asyncio.timeout(pause * random.uniform(0.8, 1.2)):
                     await self._pump.due.wait()
+            due = self._pump.due.is_set() or self._fleet.room() <= 0
             self._pump.due.clear()
             now = SYSTEM.monotonic()
             with contextlib.suppress(Broken):
-                while await self._line.call(broker.promote, _STEP) == _STEP:
-                    pass
+                if due or now - promoted > _PROMOTE_IDLE:
+                    promoted = now
+                    while await self._line.call(broker.promote, _STEP) == _STEP:
+                        pass
                 if now - reaped > (_REAP_DEAD if self._dead else _REAP):
                     reaped = now
                     await self._reap(await self._line.call(broker.workers))
@@ -408,8 +413,8 @@ class Supervisor:
         lost = [worker.id for worker in known if proven_dead(worker, self._here) and self._buried(worker.id)]
         for worker in lost:
             await self._line.call(broker.retire, worker)
-        overdue = sum(worker.running for worker in known if worker.lease_left == 0)
-        for _ in range(overdue // _STEP + 1):
+        overdue = [worker.running for worker in known if worker.lease_left == 0]
+        for _ in range(sum(overdue) // _STEP + 1 if overdue else 0):
             lost += await self._line.call(broker.reap, _STEP)
         lost = [worker for worker in lost if worker != self._id]  # if it was late itself, its next beat tells
         for worker in lost:

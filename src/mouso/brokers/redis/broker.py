@@ -156,7 +156,7 @@ class RedisBroker:
 
     def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
         claims = [part for key, token in held for part in (rows.seq(key), token)]
-        fenced = self._link.call("reconcile", self._now(), *claims, of=worker)
+        fenced = self._link.call("reconcile", self._now(), worker, *claims, of=worker)
         return [held[n - 1][0] for n in fenced]
 
     def retire(self, worker: str) -> int:
@@ -262,7 +262,7 @@ class RedisBroker:
     def _claims(self) -> list[bytes]:
         """The keys of all running jobs."""
         _, *found = self._link.call("workers", self._now(), self._boot, self._clock.steady())
-        return [seq for id in found[::4] for seq in self._link.call("claims", self._now(), of=id.decode())]
+        return [seq for id in found[::5] for seq in self._link.call("claims", self._now(), of=id.decode())]
 
     def queues(self) -> list[QueueInfo]:
         names, counts, pauses, ages = self._link.call("queues", self._now())
@@ -291,12 +291,11 @@ class RedisBroker:
     def workers(self) -> list[WorkerInfo]:
         instant, *found = self._link.call("workers", self._now(), self._boot, self._clock.steady())
         infos = []
-        for at in range(0, len(found), 4):
-            id, description, beat, until = found[at : at + 4]
+        for at in range(0, len(found), 5):
+            id, description, beat, until, running = found[at : at + 5]
             info = _worker(description) if description else WorkerInfo(id=id.decode(), name=id.decode(), host="", pid=0)
             left = max(int(float(until)) - int(instant), 0)
-            running = len(self._link.call("claims", self._now(), of=info.id))
-            infos.append(msgspec.structs.replace(info, beat=int(beat), lease_left=left, running=running))
+            infos.append(msgspec.structs.replace(info, beat=int(beat), lease_left=left, running=int(running)))
         return sorted(infos, key=lambda info: (info.started_at, info.id))
 
     def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:

@@ -1,4 +1,4 @@
-"""What is wrong with a Redis server, or about to be: its settings, and what is under Mouso's keys. Nothing is changed."""
+"""What is wrong with a Redis server, or about to be: its settings, and what is under our keys. Nothing is changed."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ KEYS = {
     "counts": Key("hash", "queue and state → how many jobs"),
     "pauses": Key("hash", "paused queue → until when"),
     "workers": Key("hash", "worker → how it describes itself"),
+    "holds": Key("hash", "worker → how many jobs it runs"),
     "beats": Key("hash", "worker → when it was last heard of"),
     "leases_until": Key("zset", "workers, by when their lease ends on the steady clock"),
     "steadies": Key("hash", "boot id → the host's steady clock and the server's, when they were last compared"),

@@ -1,6 +1,6 @@
--- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept errors runs claimed
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept errors runs claimed holds
 --   cancels asked knows tasks pauses passing workers leases_until beats steadies bell
--- parts: anyway constants now states chunks job state counts unique waits finish note knows skew steady
+-- parts: anyway constants now states chunks job state counts unique waits finish note knows skew steady holds
 -- ARGV: now, boot id and steady clock of the caller, worker, outcomes, limit, names of the tasks that it can run, each between two \1 ('': all),
 --   queue, share, … (none: every queue)
 -- Returns which outcomes were fenced, by number; tasks that were parked; ms until a job is due (-1: none); claimed jobs, packed; whether
@@ -241,6 +241,9 @@ if limit > 0 then
   end
 end
 store_counts()
+if #entries > 0 or #leases > 0 then
+  note_holds(worker)
+end
 if #entries > 0 then
   redis.call('PUBLISH', bell .. ':c', '')
 end

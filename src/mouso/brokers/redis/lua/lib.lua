@@ -200,6 +200,17 @@ local function read_final(record, job)
     claims = claims, keeps = keeps, worker = worker, queue = queue}
 end
 
+--- holds
+-- Notes how many jobs a worker runs, for those who list workers.
+local function note_holds(worker)
+  local n = redis.call('SCARD', claimed)
+  if n > 0 then
+    redis.call('HSET', holds, worker, n)
+  else
+    redis.call('HDEL', holds, worker)
+  end
+end
+
 --- give_back
 -- Releases a running claim, or cancels it if that was asked for.
 local function give_back(seq, s)

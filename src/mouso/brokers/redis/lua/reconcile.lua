@@ -1,15 +1,15 @@
--- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept claimed cancels asked bell
--- parts: anyway now states job state counts unique waits finish give_back
--- ARGV: now, then key and token of each claim that the worker knows of
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept claimed holds cancels asked bell
+-- parts: anyway now states job state counts unique waits finish give_back holds
+-- ARGV: now, worker, then key and token of each claim that the worker knows of
 -- Returns which of them are not its running claims, by number.
 local held, gone = {}, {}
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   local seq, token = ARGV[i], tonumber(ARGV[i + 1])
   local record = redis.call('SISMEMBER', claimed, seq) == 1 and redis.call('HGET', live, seq)
   if record and read_state(record).claims == token then
     held[seq] = true
   else
-    gone[#gone + 1] = i / 2
+    gone[#gone + 1] = (i - 1) / 2
   end
 end
 local back = false
@@ -25,6 +25,7 @@ for _, seq in ipairs(redis.call('SMEMBERS', claimed)) do
   end
 end
 store_counts()
+note_holds(ARGV[2])
 if back then
   redis.call('PUBLISH', bell .. ':w', '')
   redis.call('PUBLISH', bell .. ':c', '')

@@ -1,6 +1,6 @@
--- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept claimed cancels asked knows tasks
+-- keys: meta jobs live ready delayed waiting expiring parked counts unique final finished dead ended kept claimed holds cancels asked knows tasks
 --   workers leases_until beats reaped bell
--- parts: anyway now states job state counts unique waits finish give_back knows
+-- parts: anyway now states job state counts unique waits finish give_back knows holds
 -- ARGV: now, worker, at most so many claims, 'leave' (it has left), or the instant until which its lease must have ended
 --   (by the steady clock) if it is to be reaped
 -- Returns how many claims went back, and 1 if the worker is gone: all its claims went back.
@@ -37,6 +37,7 @@ if over then
   end
 end
 store_counts()
+note_holds(worker)
 redis.call('PUBLISH', bell .. ':w', '')
 redis.call('PUBLISH', bell .. ':c', '')
 return {back, over and 1 or 0}

@@ -1,5 +1,5 @@
 -- keys: meta ids jobs live final ready delayed waiting expiring parked finished dead ended kept errors progress runs unique
---   periods cancels asked queues counts pauses workers beats leases_until steadies tasks knows passing reaped
+--   periods cancels asked queues counts pauses workers holds beats leases_until steadies tasks knows passing reaped
 -- ARGV: now
 -- Returns the type of each key, and how much it holds.
 local reply = {}

@@ -1,0 +1,249 @@
+"""What a Redis server can do to the jobs in it, and what workers and producers do about it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mouso import Mouso
+from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
+from tests.integration.harness import WAIT, Bench
+from tests.integration.snippets import PAUSES, SOUND, still_sound
+from tests.servers.redis import RedisServer, cluster, watched
+from tests.support import wait_until
+
+DOWN = "the broker does not answer"
+BACK = 5.0
+"""Seconds after the end of an outage within which work goes on."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    with RedisServer(tmp_path / "redis", appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture
+def bench(tmp_path: Path, server: RedisServer) -> Iterator[Bench]:
+    with closing(Bench(tmp_path, server.url)) as made:
+        yield made
+
+
+class Producer(threading.Thread):
+    """Enqueues one job after the other, and knows which were accepted; one of unknown fate is enqueued again."""
+
+    def __init__(self, enqueue: Callable[[str], object]) -> None:
+        super().__init__()
+        self.accepted: list[str] = []
+        self._enqueue = enqueue
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        number = 0
+        while not self._enough.is_set():
+            id = f"j{number:06}"
+            try:
+                self._enqueue(id)
+            except (BrokerUnavailable, OutcomeUnknown):
+                continue
+            self.accepted.append(id)
+            number += 1
+            time.sleep(0.001)
+
+    @contextmanager
+    def going(self) -> Iterator["Producer"]:
+        self.start()
+        try:
+            yield self
+        finally:
+            self._enough.set()
+            self.join()
+
+
+def load(jobs: Any) -> Producer:
+    return Producer(lambda id: jobs.pause.options(id=id).delay(0, 0.002))
+
+
+def all_done(bench: Bench, ids: list[str]) -> None:
+    """Every accepted job was run to its end, and the store is sound."""
+    bench.wait_final([bench.producer.job(id) for id in ids], timeout=60)
+    assert {record.state for record in bench.records(ids)} == {"completed"}
+    ended = {line.job for line in bench.history("end")}
+    assert set(ids) <= ended
+
+
+def test_scripts_are_flushed_under_load(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES)
+    worker = bench.worker(processes=2)
+    with load(jobs).going() as producer:
+        for round_ in range(1, 11):
+            wait_until(lambda n=round_: len(producer.accepted) > 50 * n)  # type: ignore[misc]  # why: binds the loop variable
+            server.ask("SCRIPT", "FLUSH")
+    all_done(bench, producer.accepted)
+    assert DOWN not in worker.log
+
+
+def test_the_server_is_killed_under_load(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES)
+    worker = bench.worker(processes=2)
+    with load(jobs).going() as producer:
+        for round_ in range(1, 6):
+            wait_until(lambda n=round_: len(producer.accepted) > 100 * n, timeout=WAIT)  # type: ignore[misc]  # why: binds the loop variable
+            server.kill()
+            wait_until(lambda n=round_: worker.log.count(DOWN) >= n, timeout=WAIT)  # type: ignore[misc]  # why: binds the loop variable
+            before = len(bench.history("start"))
+            server.start()
+            at = time.monotonic()
+            wait_until(lambda n=before: len(bench.history("start")) > n, timeout=WAIT)  # type: ignore[misc]  # why: binds the loop variable
+            assert time.monotonic() - at < BACK
+    all_done(bench, producer.accepted)
+    assert worker.log.count("the broker answers again") == 5
+
+
+def test_the_server_follows_another_for_a_while(bench: Bench, server: RedisServer) -> None:
+    """As after a failover of which nobody was told: it refuses what writes."""
+    jobs = bench.app(PAUSES)
+    worker = bench.worker(processes=2)
+    with load(jobs).going() as producer:
+        wait_until(lambda: len(producer.accepted) > 100)
+        server.ask("REPLICAOF", "127.0.0.1", "1")
+        wait_until(lambda: DOWN in worker.log, timeout=WAIT)
+        server.ask("REPLICAOF", "NO", "ONE")
+        before = len(producer.accepted)
+        wait_until(lambda: len(producer.accepted) > before + 100, timeout=BACK)
+    all_done(bench, producer.accepted)
+
+
+def test_all_keys_are_deleted_under_a_worker(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES + SOUND)
+    worker = bench.worker()
+    lost = jobs.pause.delay(0, 1.0)
+    bench.wait_for("start")
+    server.ask("FLUSHALL")
+    still_sound(jobs)
+    bench.wait_for("end")
+    still_sound(jobs)
+    assert jobs.app.broker.get([lost.id]) == [None]
+    wait_until(lambda: [info.pid for info in jobs.app.workers()] == [worker.pid], timeout=WAIT)
+
+
+def test_a_full_server_refuses_jobs_and_takes_what_has_ended(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES)
+    bench.worker(processes=2)
+    handles = jobs.pause.map([(n, 0.5) for n in range(20)])
+    bench.wait_for("start")
+    server.ask("CONFIG", "SET", "maxmemory", "1mb")
+    with pytest.raises(BrokerUnavailable, match=r"memory is full .* raise maxmemory"):
+        jobs.pause.delay(0, 0.1)
+    assert {record.state for record in bench.wait_final(handles)} == {"completed"}
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert bench.wait_final([jobs.pause.delay(0, 0.1)])
+
+
+def test_a_server_that_evicts_is_refused(bench: Bench, server: RedisServer) -> None:
+    bench.write(SOUND)
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    worker = bench.start("-p", "1")
+    assert worker.wait() == 2
+    assert "maxmemory-policy allkeys-lru" in worker.log
+    assert "set maxmemory-policy noeviction, or add ?eviction=allow" in worker.log
+    with Mouso("other", broker=f"{server.url}?eviction=allow") as app:
+        assert app.jobs() == []
+
+
+def test_a_server_without_an_append_only_file_is_warned_of(bench: Bench, server: RedisServer) -> None:
+    bench.app(SOUND)
+    server.ask("CONFIG", "SET", "appendonly", "no")
+    assert "loses jobs that were accepted; set appendonly yes" in bench.worker().log
+
+
+def test_keys_of_another_program(bench: Bench, server: RedisServer) -> None:
+    bench.write(SOUND)
+    server.ask("SET", "mouso:{default}:live", "mine")
+    worker = bench.start("-p", "1")
+    assert worker.wait() == 2
+    assert "another program has put a string under the key mouso:{default}:live" in worker.log
+    jobs = bench.app(SOUND)
+    with pytest.raises(ConfigError, match="mouso doctor says under which"):
+        jobs.sound.delay(1)
+
+
+def test_a_password_is_never_shown(bench: Bench, server: RedisServer) -> None:
+    server.ask("CONFIG", "SET", "requirepass", "geheim")
+    url = server.url.replace("redis://", "redis://:falsch@")
+    with Mouso("other", broker=url) as app, pytest.raises(ConfigError) as caught:
+        app.jobs()
+    assert "falsch" not in f"{caught.value} {app!r} {app.broker!r} {app.broker.url}"
+    bench.broker_url = server.url.replace("redis://", "redis://:geheim@")
+    jobs = bench.app(SOUND)
+    worker = bench.worker()
+    still_sound(jobs)
+    assert "geheim" not in worker.log
+
+
+def test_a_worker_holds_two_connections(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES)
+    before = len(server.ask("CLIENT", "LIST").splitlines())
+    jobs.app.close()
+    bench.worker(processes=8, concurrency=8)
+    jobs.pause.map([(n, 0.05) for n in range(200)])
+    bench.wait_for("end", count=200)
+    jobs.app.close()
+    assert len(server.ask("CLIENT", "LIST").splitlines()) - before <= 2
+
+
+def calls(server: RedisServer) -> int:
+    """How many scripts the server has run."""
+    stats = server.ask("INFO", "commandstats")
+    return sum(int(values["calls"]) for name, values in stats.items() if name.startswith("cmdstat_eval"))
+
+
+def test_an_idle_worker_asks_twice_a_second_at_most(bench: Bench, server: RedisServer) -> None:
+    bench.app(SOUND)
+    bench.worker()
+    bench.producer.close()
+    before, at = calls(server), time.monotonic()
+    wait_until(lambda: time.monotonic() - at > 10, timeout=20)
+    assert (calls(server) - before) / (time.monotonic() - at) <= 2
+
+
+# -- several servers
+
+
+def test_a_killed_master_loses_nothing_that_its_replica_has(tmp_path: Path) -> None:
+    (tmp_path / "servers").mkdir()
+    with watched(tmp_path / "servers") as servers, closing(Bench(tmp_path, f"{servers.url}?wait=1")) as bench:
+        jobs = bench.app(PAUSES)
+        worker = bench.worker(processes=2)
+        with load(jobs).going() as producer:
+            wait_until(lambda: len(producer.accepted) > 200, timeout=WAIT)
+            first = servers.master()
+            first.kill()
+            at = time.monotonic()
+            wait_until(lambda: servers.master() is not first, timeout=WAIT)
+            first.start()  # as a replica, to which the Sentinels make it
+            before = len(producer.accepted)
+            wait_until(lambda: len(producer.accepted) > before + 100, timeout=40)
+            assert time.monotonic() - at < 40
+        all_done(bench, producer.accepted)
+        assert "the broker answers again" in worker.log
+
+
+def test_a_slot_moves_under_load(tmp_path: Path) -> None:
+    (tmp_path / "servers").mkdir()
+    with cluster(tmp_path / "servers") as servers, closing(Bench(tmp_path, servers.url)) as bench:
+        jobs = bench.app(PAUSES)
+        worker = bench.worker(processes=2)
+        slot = servers.nodes[0].ask("CLUSTER", "KEYSLOT", "mouso:{default}:jobs")
+        with load(jobs).going() as producer:
+            for round_ in range(1, 4):
+                wait_until(lambda n=round_: len(producer.accepted) > 100 * n, timeout=WAIT)  # type: ignore[misc]  # why: binds the loop variable
+                there = servers.nodes.index(servers.holder(slot))
+                servers.move(slot, servers.nodes[(there + 1) % 3])
+        all_done(bench, producer.accepted)
+        assert worker.alive
