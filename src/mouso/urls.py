@@ -91,7 +91,7 @@ _ALIASES = {
 }
 _PLANNED = {"amqp", "amqps"}
 _PORTS = {"sentinel": 26379, "redis": 6379, "postgresql": 5432}
-_ESCAPE = "write @ : / ? # % in a user or password as %40 %3A %2F %3F %23 %25"
+_ESCAPE = "write @ : / ? # % in a user, password or parameter as %40 %3A %2F %3F %23 %25"
 
 
 class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
-        query = "&".join(f"{name}={quote(value, safe='/:@')}" for name, value in self.params.items())
+        query = "&".join(f"{name}={quote(value, safe='/:')}" for name, value in self.params.items())
         if self.scheme in ("sqlite", "memory"):
             target = ("/" if self.scheme == "sqlite" else "") + quote_path(self.path)
         else:
@@ -158,6 +158,8 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
                 f"no broker is called {scheme!r} in the URL {shown!r}; {hint or 'use sqlite:///mouso.db'}"
             )
         target, _, query = rest.partition("?")
+        if "@" in query:  # a part of a password, which must not be shown as the name of a parameter
+            raise ConfigError(f"the broker URL {shown!r} has an @ after its ?; {_ESCAPE}")
         params = _check_params(scheme, query, shown)
         if scheme == "memory":
             return cls(scheme=scheme, path=unquote(target), params=params)

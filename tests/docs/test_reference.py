@@ -275,7 +275,7 @@ def test_tables_of_the_store_are_explained() -> None:
 
 def test_missing_brokers_are_called_missing() -> None:
     """The day another broker arrives, README and guarantees must say so."""
-    from mouso.config import SCHEMES
+    from mouso.urls import SCHEMES
 
     assert set(SCHEMES) == SHIPPED
     assert "not there yet" in (ROOT / "README.md").read_text(encoding="utf-8")

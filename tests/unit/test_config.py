@@ -27,12 +27,38 @@ from tests.unit.nobody import as_nobody, visible_folder
         ("sqlite:////tmp/a:b@c.db", "sqlite", "/tmp/a:b@c.db", {}),
         ("memory://", "memory", "", {}),
         ("memory://tests", "memory", "tests", {}),
+        ("redis://localhost", "redis", "", {}),
+        ("valkeys://h/3?wait=1&ssl_cert_reqs=NONE", "rediss", "3", {"wait": "1", "ssl_cert_reqs": "none"}),
+        ("redis+sentinel://a,b:1/jobs/2", "redis+sentinel", "jobs/2", {}),
+        ("redis+cluster://a:1,b:2", "redis+cluster", "", {}),
+        ("postgres://h/db?schema=Jobs", "postgresql", "db", {"schema": "Jobs"}),
+        ("postgresql:///db?host=/run/postgresql", "postgresql", "db", {"host": "/run/postgresql"}),
     ],
 )
 def test_a_url_that_works(url: str, scheme: str, path: str, params: dict[str, str]) -> None:
     parsed = BrokerURL.parse(url)
     assert (parsed.scheme, parsed.path, parsed.params) == (scheme, path, params)
     assert BrokerURL.parse(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize(
+    ("url", "user", "password", "hosts"),
+    [
+        ("redis://h", "", "", (("h", 6379),)),
+        ("redis://", "", "", (("localhost", 6379),)),
+        ("redis://:pw@h:1/0", "", "pw", (("h", 1),)),
+        ("redis://u@h", "u", "", (("h", 6379),)),
+        ("redis://u%3A:%40%3A%2F%25@[::1]:7/0", "u:", "@:/%", (("::1", 7),)),
+        ("redis://u:p@ss@h/0", "u", "p@ss", (("h", 6379),)),
+        ("redis+sentinel://:pw@a,b:1/jobs", "", "pw", (("a", 26379), ("b", 1))),
+        ("postgresql://u:pw@a,b:1/db", "u", "pw", (("a", 5432), ("b", 1))),
+    ],
+)
+def test_a_url_of_servers(url: str, user: str, password: str, hosts: tuple[tuple[str, int], ...]) -> None:
+    parsed = BrokerURL.parse(url)
+    assert (parsed.user, parsed.password, parsed.hosts) == (user, password, hosts)
+    assert BrokerURL.parse(str(parsed)) == parsed
+    assert not password or password not in parsed.shown + parsed.server
 
 
 @pytest.mark.parametrize(
@@ -62,11 +88,30 @@ def test_a_url_that_works(url: str, scheme: str, path: str, params: dict[str, st
         ("sqlite:///x.db?synchronous=full&synchronous=full", "stands twice"),
         ("sqlite:///x.db?password=secret", "unknown parameter 'password'"),
         ("memory://x?y=1", "unknown parameter 'y'"),
-        ("redis://:secret@localhost:6379/0", "no broker for redis:// yet"),
-        ("redis://:se:cr/et%2F?x#y@h@localhost:0/0", "no broker for redis:// yet"),
-        ("rediss://:secret@localhost:65536/0", "no broker for rediss:// yet"),
-        ("postgresql://u:secret@no.such.host:abc/db", "no broker for postgresql:// yet"),
-        ("postgresql://u:secret@::1:5432/db", "no broker for postgresql:// yet"),
+        ("redis://:se:cr/et%2F?x#y@h@localhost:0/0", "has an @ after its ?; write @ : / ? # % in a user, password"),
+        ("redis://:secret@localhost:0/0", "the port '0'"),
+        ("rediss://:secret@localhost:65536/0", "the port '65536'"),
+        ("redis://:secret@localhost:/0", "the port ''"),
+        ("redis://:secret@localhost:+1/0", "the port '+1'"),
+        ("redis://:secret@local host/0", "is no host"),
+        ("redis://:secret@[::1/0", "is no host"),
+        ("redis://:se%0Acret@localhost/0", "holds a control character, escaped by a %"),
+        ("redis://:secret@localhost/x", "the database 'x'"),
+        ("redis://:secret@localhost/-1", "the database '-1'"),
+        ("redis://:secret@a:1,b:2/0", "use redis+sentinel:// or redis+cluster://"),
+        ("redis+sentinel://:secret@a:1,b:2", "names no service; write redis+sentinel://a:1,b:2/mymaster"),
+        ("redis+sentinel://:secret@a/jobs/x", "the database 'x'"),
+        ("redis+cluster://:secret@a,b/1", "a Redis Cluster has no database 1"),
+        ("redis://localhost?wait=-1", "wait='-1'"),
+        ("redis://localhost?wait=many", "is no whole number from 0 to 99"),
+        ("redis://localhost?eviction=on", "is none of refuse, allow"),
+        ("redis://localhost?namespace=a b", "is no name of 1 to 64"),
+        ("redis://localhost?namespace={a}", "is no name of 1 to 64"),
+        ("redis://localhost?ssl_ca_certs=x", "unknown parameter 'ssl_ca_certs'"),
+        ("redis+sentinel://a/jobs?sentinel_password=", "sentinel_password=***"),
+        ("postgresql://u:secret@no.such.host:abc/db", "the port 'abc'"),
+        ("postgresql://u:secret@::1:5432/db", "an IPv6 address stands in brackets, as [::1]:5432"),
+        ("postgresql://u:secret@h/db?password=secret&schema=a b", "is no name of a schema"),
         ("amqp://u:secret@[::1]:0//", "no broker for amqp:// yet"),
         ("http://u:secret@h/", "no broker is called 'http'"),
     ],
@@ -92,6 +137,7 @@ def test_a_url_that_is_no_text(url: object) -> None:
         ("redis://user:p@w:/%@h/0", "redis://user:***@h/0"),
         ("redis//u:pw@h", "redis//u:***@h"),
         ("postgresql:///db?user=u&password=pw&x=1", "postgresql:///db?user=u&password=***&x=1"),
+        ("redis+sentinel://a/jobs?sentinel_password=pw", "redis+sentinel://a/jobs?sentinel_password=***"),
         ("x://u:a\nb@h", "x://u:***@h"),
         ("sqlite:////a:b@c", "sqlite:////a:b@c"),
         ("redis://h:1/0", "redis://h:1/0"),

@@ -115,7 +115,10 @@ class Link:
             except exceptions.ResponseError as error:
                 why = _said(error)
                 if not isinstance(error, _LATER) and not why.startswith(_LATER_WORDS):
-                    raise ConfigError(f"{self._shown} cannot be used: {why}") from error
+                    verdict = (
+                        "refuses: this user has no permission" if "executing the script" in why else "cannot be used"
+                    )
+                    raise ConfigError(f"{self._shown} {verdict}: {why}") from error
             except _LOST as error:
                 why = one_line(error)
                 self._drop()

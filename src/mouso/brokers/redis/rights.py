@@ -16,7 +16,7 @@ ROLES = {
 }
 """Role → scripts that it calls.
 
-Producers enqueue and follow their jobs; a dashboard looks only; an operator cancels, retries, deletes and pauses as well.
+Producers enqueue and follow their jobs; a dashboard looks only; an operator cancels, retries, deletes, pauses as well.
 """
 
 _CONNECT = ("evalsha", "script|load", "subscribe", "info", "client|setname")
