@@ -3,7 +3,7 @@
 It also puts the finishing touches to what sphinx-click makes of the commands.
 
 Directives: ``mouso-options``, ``mouso-settings``, ``mouso-events``, ``mouso-errors``, ``mouso-states``,
-``mouso-transitions`` and ``mouso-diagram``. None takes arguments.
+``mouso-transitions``, ``mouso-redis-keys``, ``mouso-redis-rights`` and ``mouso-diagram``. None takes arguments.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from mouso import errors
+from mouso.brokers.redis import keys as redis_keys
+from mouso.brokers.redis import rights as redis_rights
 from mouso.config import LIMITS, ProjectSettings
 from mouso.events import EVENTS
 from mouso.job import FINAL, LIVE, TRANSITIONS, JobState
@@ -130,6 +132,18 @@ def transition_rows() -> Iterator[Row]:
     for old, following in TRANSITIONS.items():
         for new, cause in following.items():
             yield f"``{old}``", f"``{new}``", cause
+
+
+def redis_key_rows() -> Iterator[Row]:
+    """Each key of a namespace in Redis, its type, and what it holds."""
+    for name, key in redis_keys.KEYS.items():
+        yield f"``{name}``", key.kind.replace("none", "channel"), key.holds
+
+
+def redis_right_rows() -> Iterator[Row]:
+    """What each role must be allowed to do in Redis."""
+    for role in redis_rights.ROLES:
+        yield role, f"``{redis_rights.rule(role)}``"
 
 
 # -- the diagram -----------------------------------------------------------------------------------------------------
@@ -271,6 +285,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("mouso-transitions", table("TransitionsTable", ("From", "To", "Cause"), transition_rows))
     app.connect("sphinx-click-process-arguments", drop_arguments)
     app.connect("sphinx-click-process-epilog", show_example)
+    app.add_directive("mouso-redis-keys", table("RedisKeysTable", ("Key", "Type", "Holds"), redis_key_rows))
+    app.add_directive("mouso-redis-rights", table("RedisRightsTable", ("Role", "Rules"), redis_right_rows))
     app.add_directive("mouso-errors", Errors)
     app.add_directive("mouso-diagram", Diagram)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
