@@ -13,7 +13,7 @@ from mouso import Mouso
 from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES, SOUND, still_sound
-from tests.servers.redis import RedisServer, cluster, watched
+from tests.servers.redis import RedisServer, TLSServer, cluster, watched
 from tests.support import wait_until
 
 DOWN = "the broker does not answer"
@@ -184,6 +184,25 @@ def test_a_password_is_never_shown(bench: Bench, server: RedisServer) -> None:
     worker = bench.worker()
     still_sound(jobs)
     assert "geheim" not in worker.log
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    with TLSServer(tmp_path / "tls") as server, closing(Bench(tmp_path, server.url)) as bench:
+        jobs = bench.app(SOUND)
+        bench.worker()
+        still_sound(jobs)
+        untrusted = server.url.partition("?")[0]
+        with (
+            Mouso("other", broker=untrusted) as app,
+            pytest.raises(BrokerUnavailable, match="certificate verify failed"),
+        ):
+            app.jobs()
+        with Mouso("other", broker=f"{untrusted}?ssl_cert_reqs=none") as app:
+            assert app.jobs()
+        name = server.url.replace("localhost", "127.0.0.1")
+        with Mouso("other", broker=name) as app, pytest.raises(ConfigError, match="IP address mismatch"):
+            app.jobs()
 
 
 def test_a_worker_holds_two_connections(bench: Bench, server: RedisServer) -> None:

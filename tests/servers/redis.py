@@ -1,5 +1,6 @@
 """Private Redis servers: a single one, a master with a replica and three Sentinels, a cluster of three masters."""
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,33 @@ class RedisServer(Server):
         with self.client() as client, suppress(redis.RedisError):
             return bool(client.ping())
         return False
+
+
+class TLSServer(RedisServer):
+    """A Redis server that speaks TLS only, with a certificate for ``localhost``."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        super().__init__(folder, **settings)
+        self.certificate = folder / "server.crt"
+        command = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        )
+        files = ["-keyout", "server.key", "-out", "server.crt"]
+        subprocess.run([*command.split(), *files], cwd=folder, check=True, capture_output=True)
+        self.settings |= {"tls_port": str(self.port), "tls_auth_clients": "no"}
+        self.settings |= {"tls_cert_file": "server.crt", "tls_key_file": "server.key", "tls_ca_cert_file": "server.crt"}
+
+    @property
+    def url(self) -> str:
+        return f"rediss://localhost:{self.port}/0?ssl_ca_certs={self.certificate}"
+
+    def command(self) -> Sequence[str]:
+        words = list(super().command())
+        words[words.index("--port") + 1] = "0"
+        return words
+
+    def client(self, **options: Any) -> "redis.Redis":
+        return super().client(host="localhost", ssl=True, ssl_ca_certs=str(self.certificate), **options)
 
 
 class Sentinel(RedisServer):

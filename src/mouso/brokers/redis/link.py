@@ -122,6 +122,12 @@ class Link:
             except _LOST as error:
                 why = one_line(error)
                 self._drop()
+                if "certificate verify failed" in why:
+                    said = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+                    raise ConfigError(
+                        f"{self._shown} has a certificate that does not hold: {said}; name its authority with "
+                        "?ssl_ca_certs=, and the server as the certificate does"
+                    ) from error
                 unknown = unknown or sent
             left = deadline - SYSTEM.monotonic()
             if left < pause or (unknown and not again):
