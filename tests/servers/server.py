@@ -28,6 +28,8 @@ class Server(ABC):
 
     package = ""
     """What Debian calls what there is to install."""
+    user: str | None = None
+    """As whom it runs, if not as the user of the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,6 +73,9 @@ class Server(ABC):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
             )
         if wait:
             self.wait_ready()

@@ -1,0 +1,135 @@
+"""A private PostgreSQL, copied from one that is made once."""
+
+import atexit
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.servers.server import READY, Server, program
+
+_SERVICE_USER = "postgres" if os.geteuid() == 0 else None
+"""PostgreSQL refuses to run as root."""
+
+
+class PostgresServer(Server):
+    """A PostgreSQL server, in a folder of its own that its user may enter.
+
+    Args:
+        fsync: Whether what is committed survives a loss of power, and what that costs.
+        settings: More settings, as in its configuration file: ``max_connections="10"``.
+    """
+
+    package = "postgresql"
+    user = _SERVICE_USER
+
+    def __init__(self, *, fsync: bool = False, **settings: str) -> None:
+        super().__init__(_folder())
+        switch = "on" if fsync else "off"
+        self.settings = {
+            "fsync": switch,
+            "full_page_writes": switch,
+            "synchronous_commit": "on",
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.folder),
+            "shared_buffers": "64MB",
+            "logging_collector": "off",
+            "restart_after_crash": "on",
+        } | settings
+        subprocess.run(["cp", "-a", _template(), self.folder / "data"], check=True)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> Sequence[str]:
+        words = [_program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        for name, value in self.settings.items():
+            words += ["-c", f"{name}={value}"]
+        return words
+
+    def client(self, **options: Any) -> "psycopg.Connection[Any]":
+        """A connection that commits by itself; close it."""
+        return psycopg.connect(self.url, **{"autocommit": True, "connect_timeout": 5} | options)
+
+    def answers(self) -> bool:
+        with suppress(psycopg.OperationalError), self.client() as client:
+            return client.execute("SELECT 1").fetchone() == (1,)
+        return False
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Ends it at once, with the processes of its connections, each of which leads a group of its own."""
+        if self._process is not None:
+            self._signal_all(number)
+            self._process.wait(READY)
+            self._process = None
+
+    def stop(self) -> None:
+        """Ends it in good order, whoever is connected."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(READY)
+            self._process = None
+
+    def freeze(self) -> None:
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        for pid in [self.pid, *_children(self.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            pid, _, rest = status.read_text(errors="replace").partition(" ")
+            if int(rest.rpartition(")")[2].split()[1]) == parent:
+                found.append(int(pid))
+    return found
+
+
+def _folder() -> Path:
+    """A new folder that the server's user may enter; pytest's own belong to the user of the tests alone."""
+    folder = Path(tempfile.mkdtemp(prefix="mouso-postgres-"))
+    if _SERVICE_USER is not None:
+        shutil.chown(folder, _SERVICE_USER, _SERVICE_USER)
+    return folder
+
+
+@functools.cache
+def _template() -> Path:
+    """The data of a new server."""
+    folder = _folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run(
+        [_program("initdb"), "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+        check=True,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        user=_SERVICE_USER,
+        group=_SERVICE_USER,
+        extra_groups=None if _SERVICE_USER is None else [],
+    )
+    return folder / "data"
+
+
+def _program(name: str) -> str:
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
+    return program(name, PostgresServer.package, *map(str, versions))
