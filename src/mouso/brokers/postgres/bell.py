@@ -1,0 +1,154 @@
+"""Hears that something is new, by LISTEN on a connection of its own. Rings are hints: who may have missed one looks.
+
+Rings are sent only while somebody has said in ``ears`` that it listens: a commit with a NOTIFY waits for all others of the
+database.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+from contextlib import suppress
+from enum import Enum
+
+from psycopg import pq
+
+from mouso.brokers.postgres.faults import Lost, Refusal
+from mouso.brokers.postgres.link import Link, Session
+from mouso.brokers.postgres.wire import text
+from mouso.clock import SYSTEM
+from mouso.errors import ConfigError
+
+WORKERS, CALLERS = "w", "c"
+_FAILED = (Lost, Refusal, ConfigError, OSError)
+_AGAIN = 0.5
+_SLEEP = 1.0
+_CONNECT = 5.0
+_ANNOUNCED = 60.0
+_ANNOUNCE = """
+INSERT INTO {schema}.ears AS e (id, kind, until)
+VALUES ($1::text, $2::text, clock_timestamp() + interval '3 minutes')
+ON CONFLICT (id) DO UPDATE SET until = excluded.until
+"""
+_FORGET = "DELETE FROM {schema}.ears WHERE id = $1::text OR until < clock_timestamp() - interval '1 hour'"
+
+
+class Woken(Enum):
+    """Why a wait ended."""
+
+    TIMEOUT = "timeout"
+    RUNG = "rung"
+    INTERRUPTED = "interrupted"
+
+
+class Ear:
+    """Listens for one kind of ring.
+
+    Args:
+        kind: ``WORKERS`` or ``CALLERS``.
+        listens: False only lets time pass.
+    """
+
+    def __init__(self, link: Link, schema: str, kind: str, *, listens: bool = True) -> None:
+        self._link = link
+        self._schema = schema
+        self._kind = kind
+        self._listens = listens
+        self._id = secrets.token_hex(8)
+        self._connection: pq.abc.PGconn | None = None
+        self._announce_at = self._connect_at = 0.0
+        self._self_in, self._self_out = os.pipe()
+        os.set_blocking(self._self_in, False)
+        os.set_blocking(self._self_out, False)
+
+    def wait(self, timeout: float) -> Woken:
+        """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
+        now = SYSTEM.monotonic()
+        if not self._listens:
+            return self._poll(min(timeout, _SLEEP))
+        if self._connection is None:
+            if now < self._connect_at:
+                return self._poll(min(timeout, _AGAIN))
+            self._connect_at = now + _AGAIN
+            try:
+                self._connection = self._link.connect(now + _CONNECT)
+                channel = f"mouso_{self._kind}_{self._schema}"[:63].replace('"', '""')
+                self._session().run(f'LISTEN "{channel}"')
+                self._announce(now)
+            except _FAILED:
+                self._hang_up()
+                return self._poll(min(timeout, _AGAIN))
+            return Woken.INTERRUPTED if self._interrupted() else Woken.RUNG  # what rang before was not heard
+        if now >= self._announce_at:
+            try:
+                self._announce(now)
+            except _FAILED:
+                self._hang_up()
+                return Woken.RUNG
+        if self._take():
+            return Woken.INTERRUPTED if self._interrupted() else Woken.RUNG
+        return self._poll(timeout)
+
+    def _session(self) -> Session:
+        assert self._connection is not None
+        return Session(self._connection, SYSTEM.monotonic() + _CONNECT)
+
+    def _announce(self, now: float) -> None:
+        self._session().fetch(_ANNOUNCE.replace("{schema}", self._schema), text(self._id), text(self._kind))
+        self._announce_at = now + _ANNOUNCED
+
+    def _poll(self, timeout: float) -> Woken:
+        poll = select.poll()
+        poll.register(self._self_in, select.POLLIN)
+        if self._connection is not None:
+            poll.register(self._connection.socket, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(max(timeout, 0) * 1000)}
+        if self._self_in in ready:
+            self._interrupted()
+            return Woken.INTERRUPTED
+        if ready:
+            self._take()
+            return Woken.RUNG
+        return Woken.TIMEOUT
+
+    def _interrupted(self) -> bool:
+        """Whether somebody called ``interrupt``, which then is over."""
+        with suppress(BlockingIOError):
+            return bool(os.read(self._self_in, 4096))
+        return False
+
+    def _take(self) -> bool:
+        """Takes all rings that have come, and says if there were any; a connection that was lost is made anew."""
+        rang = False
+        try:
+            assert self._connection is not None
+            self._connection.consume_input()
+            while self._connection.notifies() is not None:
+                rang = True
+            if self._connection.status != pq.ConnStatus.OK:
+                raise Lost("the connection was closed")
+        except Exception:  # whatever it was, the next wait begins anew
+            self._hang_up()
+            return True
+        return rang
+
+    def interrupt(self) -> None:
+        """Ends the wait that is under way, or else the next one."""
+        with suppress(BlockingIOError):
+            os.write(self._self_out, b"!")
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.finish()
+            self._connection = None
+
+    def close(self) -> None:
+        """Stops listening."""
+        if self._connection is not None:
+            with suppress(*_FAILED):
+                self._session().fetch(_FORGET.replace("{schema}", self._schema), text(self._id))
+        self._hang_up()
+        os.close(self._self_in)
+        os.close(self._self_out)

@@ -1,0 +1,73 @@
+"""Enqueueing inside the caller's own transaction: finds the psycopg connection below whatever it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from psycopg import pq
+
+from mouso.brokers.postgres.faults import Lost, Refusal
+from mouso.brokers.postgres.link import Values, answer
+from mouso.clock import SYSTEM
+from mouso.config import one_line
+from mouso.errors import BrokerUnavailable, CapabilityError
+
+_WANTED = "a psycopg connection, or an SQLAlchemy or Django connection or session that has one"
+
+
+def run(connection: object, sql: bytes, values: Values, *, timeout: float, shown: str) -> pq.abc.PGresult:
+    """Runs a statement in the caller's transaction, which begins with it if it has not begun.
+
+    Raises:
+        CapabilityError: It is no connection to the store, or it is busy.
+        BrokerUnavailable: It failed; the transaction cannot be committed.
+    """
+    below = _libpq(connection, shown)
+    status = below.transaction_status
+    if status == pq.TransactionStatus.ACTIVE or below.pipeline_status:
+        raise CapabilityError("the connection is busy with a statement or in pipeline mode; enqueue before or after that")
+    deadline = SYSTEM.monotonic() + timeout
+    try:
+        if status == pq.TransactionStatus.IDLE and not _commits_by_itself(connection):
+            below.send_query(b"BEGIN")
+            answer(below, deadline)
+        below.send_query_params(sql, values, param_formats=[1] * len(values), result_format=1)
+        return answer(below, deadline)
+    except Refusal as error:
+        if error.foreign:
+            raise CapabilityError(f"the connection leads to another database than {shown}: {error.why}") from error
+        raise BrokerUnavailable(f"{shown}: {error.why}; roll your transaction back and try again") from error
+    except (Lost, OSError) as error:
+        below.finish()  # its answer may still come, and would be taken for another statement's
+        raise BrokerUnavailable(f"{shown}: {one_line(error)}; your transaction is lost, try it again") from error
+
+
+def _libpq(connection: object, shown: str) -> pq.abc.PGconn:
+    driver = _driver(connection)
+    below = getattr(driver, "pgconn", None)
+    if not isinstance(below, pq.PGconn):
+        raise CapabilityError(f"enqueue_in needs {_WANTED} for {shown}, not {type(connection).__name__}")
+    if below.status != pq.ConnStatus.OK:
+        raise CapabilityError("the connection is closed; enqueue with an open one")
+    return below
+
+
+def _driver(connection: Any) -> Any:
+    """The psycopg connection below SQLAlchemy's or Django's, found by their public attributes."""
+    connection = getattr(connection, "sync_session", None) or getattr(connection, "sync_connection", connection)
+    if callable(ensure := getattr(connection, "ensure_connection", None)):  # Django's
+        ensure()
+        return connection.connection
+    if hasattr(connection, "get_bind") and callable(begun := getattr(connection, "connection", None)):  # a session
+        connection = begun()
+    if hasattr(connection, "in_transaction") and hasattr(connection, "exec_driver_sql"):
+        begin: Callable[[], object] = connection.begin
+        if not connection.in_transaction():
+            begin()  # or its commit would not know of the transaction
+        return connection.connection.driver_connection
+    return connection
+
+
+def _commits_by_itself(connection: object) -> bool:
+    return bool(getattr(_driver(connection), "autocommit", False))

@@ -1,0 +1,132 @@
+"""The schema: its version, the numbered migrations that make it, and how an empty database becomes a store.
+
+The migrations are the files of ``migrations``, in order; the number of the last one is the version. Each is written for a
+schema of any name.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from mouso.brokers.postgres.faults import Lost, Refusal
+from mouso.brokers.postgres.link import Link, Session
+from mouso.brokers.postgres.wire import text
+from mouso.errors import BrokerUnavailable, ConfigError, SchemaError
+
+_FOLDER = Path(__file__).parent / "migrations"
+_NUMBERED = re.compile(r"(\d{4})_\w+\.sql")
+_OLDEST_SERVER = 130000
+_TIMEOUT = 30.0
+
+
+@cache
+def migrations() -> tuple[tuple[int, str], ...]:
+    """Numbers and texts of all migrations, in order."""
+    found = ((_NUMBERED.fullmatch(path.name), path) for path in sorted(_FOLDER.iterdir()))
+    return tuple((int(match[1]), path.read_text()) for match, path in found if match)
+
+
+def version() -> int:
+    """The version that this Mouso makes and needs."""
+    return migrations()[-1][0]
+
+
+def quoted(name: str) -> str:
+    """A schema's name as it stands in statements."""
+    if "$" in name:
+        raise ConfigError(f"schema={name!r} in the broker URL cannot be used; leave out the $")
+    return f'"{name}"'
+
+
+def sql(name: str, before: int = 0) -> str:
+    """The statements that bring a schema from a version (0: it does not exist) to the current one."""
+    schema = quoted(name)
+    parts = [f"CREATE SCHEMA IF NOT EXISTS {schema};\n"] if not before else []
+    parts += [script.replace("{schema}", schema) for number, script in migrations() if number > before]
+    store = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    parts.append(f"INSERT INTO {schema}.meta (key, value) VALUES ('version', {version()}) {store};\n")
+    return "\n".join(parts)
+
+
+def open_store(link: Link, name: str) -> None:
+    """Sees that there is a store of this version; makes it if there is none.
+
+    Raises:
+        SchemaError: There is one of another version.
+        ConfigError: There is none, and this role may not make it.
+        BrokerUnavailable: The server cannot be reached.
+    """
+    try:
+        with link.session(_TIMEOUT) as session:
+            found = _check(session, link, name)
+            if 0 < found < version():
+                raise SchemaError(
+                    f"{link.shown} has schema version {found}, this Mouso needs {version()}; run mouso migrate"
+                )
+            if not found:
+                _upgrade(session, link, name)
+    except (Refusal, Lost) as error:
+        raise _translate(link, name, error) from error
+
+
+def migrate(link: Link, name: str) -> tuple[int, int]:
+    """Brings the store to the current version and returns the version before and after."""
+    try:
+        with link.session(_TIMEOUT) as session:
+            found = _check(session, link, name)
+            if found < version():
+                found = _upgrade(session, link, name)
+            return found, version()
+    except (Refusal, Lost) as error:
+        raise _translate(link, name, error) from error
+
+
+def found_version(session: Session, name: str) -> int:
+    """The version that is there, 0 for none."""
+    table = text(f"{quoted(name)}.meta")
+    [(there,)] = session.fetch("SELECT to_regclass($1::text)::oid::bigint", table)
+    if there is None:
+        return 0
+    found = session.fetch(f"SELECT value FROM {quoted(name)}.meta WHERE key = 'version'")
+    return int.from_bytes(found[0][0] or b"") if found else 0
+
+
+def _check(session: Session, link: Link, name: str) -> int:
+    [(number, encoding)] = session.fetch(
+        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
+    )
+    if int.from_bytes(number or b"") < _OLDEST_SERVER:
+        raise ConfigError(f"{link.shown} is older than PostgreSQL 13; upgrade the server")
+    if encoding != b"UTF8":
+        raise ConfigError(f"{link.shown} has the encoding {(encoding or b'').decode()}; use a database in UTF8")
+    found = found_version(session, name)
+    if found > version():
+        raise SchemaError(
+            f"{link.shown} has schema version {found}, this Mouso knows up to {version()}; upgrade Mouso, or use"
+            " another schema"
+        )
+    return found
+
+
+def _upgrade(session: Session, link: Link, name: str) -> int:
+    """Applies what is missing in one transaction, one program at a time; returns the version that it found."""
+    session.run("BEGIN")
+    session.fetch("SELECT pg_advisory_xact_lock(hashtext($1), 1)", text(quoted(name)))
+    found = _check(session, link, name)
+    if found < version():
+        session.run(sql(name, found))
+    session.run("COMMIT")
+    return found
+
+
+def _translate(link: Link, name: str, error: Refusal | Lost) -> ConfigError | BrokerUnavailable:
+    if isinstance(error, Refusal) and error.rights:
+        return ConfigError(
+            f"{link.shown} has no schema {name!r} that this role may use or make: {error.why}; run mouso migrate as a"
+            " role that may, or grant the rights"
+        )
+    if isinstance(error, Lost) or error.later or error.lost:
+        return BrokerUnavailable(f"{link.shown} cannot be used now; nothing was stored, try again: {error}")
+    return ConfigError(f"{link.shown} refuses: {error.why} ({error.code})")
