@@ -129,19 +129,19 @@ def _other(outcome: Outcome, worker: str) -> dict[str, Any]:
     if outcome.result is not None:
         facts["result"] = outcome.result.hex()
     if outcome.error is not None:
-        error = msgspec.structs.replace(outcome.error, worker=worker, token=outcome.token, **took)
+        error = msgspec.structs.replace(outcome.error, at=0, worker=worker, token=outcome.token, **took)
         facts["error"] = _json(error).decode()
     return facts
 
 
-def updates_columns(updates: Sequence[Update], now: int) -> list[bytes | None]:
+def updates_columns(updates: Sequence[Update]) -> list[bytes | None]:
     """News of running claims by columns, as ``report`` takes them."""
     return [
         wire.numbers(BIGINT, [int(update.key) for update in updates]),
         wire.numbers(BIGINT, [update.token for update in updates]),
         wire.texts([None if update.progress is None else _json(update.progress).decode() for update in updates]),
         wire.texts([None if update.log is None else update.log.decode() for update in updates]),
-        wire.texts([None if update.stack is None else _json(Stack(now, update.stack)).decode() for update in updates]),
+        wire.texts([None if update.stack is None else _json(update.stack).decode() for update in updates]),
     ]
 
 

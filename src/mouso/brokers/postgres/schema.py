@@ -19,6 +19,11 @@ _FOLDER = Path(__file__).parent / "migrations"
 _NUMBERED = re.compile(r"(\d{4})_\w+\.sql")
 _OLDEST_SERVER = 130000
 _TIMEOUT = 30.0
+_THERE = (
+    "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = $1::text AND c.relname = 'meta'"
+)
+"""Looks into the tables: ``to_regclass`` may still remember from before the lock that there is nothing."""
 
 
 @cache
@@ -85,9 +90,7 @@ def migrate(link: Link, name: str) -> tuple[int, int]:
 
 def found_version(session: Session, name: str) -> int:
     """The version that is there, 0 for none."""
-    table = text(f"{quoted(name)}.meta")
-    [(there,)] = session.fetch("SELECT to_regclass($1::text)::oid::bigint", table)
-    if there is None:
+    if not session.fetch(_THERE, text(name)):
         return 0
     found = session.fetch(f"SELECT value FROM {quoted(name)}.meta WHERE key = 'version'")
     return int.from_bytes(found[0][0] or b"") if found else 0

@@ -109,7 +109,7 @@ BEGIN
         THEN
             PERFORM {schema}.note(_job, _worker,
                 CASE WHEN _outcome.log IS NOT NULL OR _outcome.started_at IS NOT NULL THEN _outcome.run END,
-                _outcome.log, NULL, _outcome.error);
+                _outcome.log, NULL, '{"at":' || _now || ',' || substr(_outcome.error, 2));
         END IF;
         UPDATE {schema}.runs r SET worker = _worker, run = _outcome.run
         WHERE r.seq = _job.seq AND r.day = _job.day AND r.claims = _job.claims AND r.run IS NULL
@@ -341,15 +341,16 @@ BEGIN
         WHERE r.asked AND l.state = 'running' AND l.worker = _number;
 END $$;
 
--- Stores news of running claims; returns the keys of those that were fenced.
+-- Stores news of running claims (a stack as a JSON string); returns the keys of those that were fenced.
 CREATE FUNCTION {schema}.report(
-    _worker text, _keys bigint[], _tokens bigint[], _progresses text[], _logs text[], _stacks text[]
+    _now bigint, _worker text, _keys bigint[], _tokens bigint[], _progresses text[], _logs text[], _stacks text[]
 ) RETURNS TABLE (key bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
     _job {schema}.live;
     _update record;
 BEGIN
+    _now := coalesce(_now, {schema}.now());
     FOR _update IN
         SELECT * FROM unnest(_keys, _tokens, _progresses, _logs, _stacks) AS u (key, token, progress, log, stack)
     LOOP
@@ -363,7 +364,8 @@ BEGIN
             UPDATE {schema}.live l SET progress = _update.progress WHERE l.seq = _job.seq;
         END IF;
         IF coalesce(_update.log, _update.stack) IS NOT NULL THEN
-            PERFORM {schema}.note(_job, _worker, NULL, _update.log, _update.stack, NULL);
+            PERFORM {schema}.note(_job, _worker, NULL, _update.log,
+                '[' || _now || ',' || _update.stack || ']', NULL);
         END IF;
     END LOOP;
     PERFORM {schema}.ring('c');
