@@ -14,7 +14,8 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
     """Makes the broker that a URL names; nothing is opened yet.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0`` or ``memory://name``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name`` or
+            ``memory://name``.
         clock: For tests.
         create: Whether a SQLite file that is not there is made at the first use.
 
@@ -30,8 +31,14 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
         from mouso.brokers.sqlite import SQLiteBroker
 
         return SQLiteBroker(parsed, clock=clock, create=create)
+    extra = "postgres" if parsed.scheme == "postgresql" else "redis"
     try:
+        if extra == "postgres":
+            from mouso.brokers.postgres import PostgresBroker
+
+            return PostgresBroker(parsed, clock=clock)
         from mouso.brokers.redis import RedisBroker
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{parsed.shown} needs the package {error.name!r}; pip install 'mouso[redis]'") from error
+    except ImportError as error:  # psycopg raises it itself where libpq is missing
+        needed = error.name or "libpq"
+        raise ConfigError(f"{parsed.shown} needs the package {needed!r}; pip install 'mouso[{extra}]'") from error
     return RedisBroker(parsed, clock=clock)

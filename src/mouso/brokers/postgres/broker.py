@@ -67,10 +67,10 @@ class PostgresBroker:
     def notices(self) -> list[str]:
         return []
 
-    def open(self) -> None:
+    def open(self, timeout: float = 5.0) -> None:
         with self._opening:
             if not self._opened:
-                schema.open_store(self._link, self._name)
+                schema.open_store(self._link, self._name, timeout)
                 self._opened = True
 
     def close(self) -> None:
@@ -87,7 +87,9 @@ class PostgresBroker:
 
     def _call(self, verb: str, *values: bytes | None, timeout: float = 5.0, again: bool = True) -> pq.abc.PGresult:
         if not self._opened:
-            self.open()
+            deadline = SYSTEM.monotonic() + timeout
+            self.open(timeout)
+            timeout = deadline - SYSTEM.monotonic()
         return self._link.call(self._statement(verb, len(values)), values, timeout=timeout, again=again)
 
     def _statement(self, verb: str, count: int) -> bytes:

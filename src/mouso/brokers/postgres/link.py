@@ -116,10 +116,9 @@ class Link:
             lock.release()
 
     @contextmanager
-    def session(self, timeout: float) -> Iterator[Session]:
+    def session(self, deadline: float) -> Iterator[Session]:
         """The connection for several statements, such as a transaction; what fails raises ``Refusal`` or ``Lost``."""
-        deadline = SYSTEM.monotonic() + timeout
-        with self._alone(timeout):
+        with self._alone(max(deadline - SYSTEM.monotonic(), 0)):
             try:
                 yield Session(self._connected(deadline), deadline)
             except OSError as error:

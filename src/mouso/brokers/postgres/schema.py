@@ -7,18 +7,22 @@ schema of any name.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from mouso.brokers.postgres.faults import Lost, Refusal
 from mouso.brokers.postgres.link import Link, Session
 from mouso.brokers.postgres.wire import text
+from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError, SchemaError
 
 _FOLDER = Path(__file__).parent / "migrations"
 _NUMBERED = re.compile(r"(\d{4})_\w+\.sql")
 _OLDEST_SERVER = 130000
 _TIMEOUT = 30.0
+_PAUSE = 0.1
 _THERE = (
     "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
     " WHERE n.nspname = $1::text AND c.relname = 'meta'"
@@ -55,37 +59,48 @@ def sql(name: str, before: int = 0) -> str:
     return "\n".join(parts)
 
 
-def open_store(link: Link, name: str) -> None:
+def open_store(link: Link, name: str, timeout: float) -> None:
     """Sees that there is a store of this version; makes it if there is none.
 
     Raises:
         SchemaError: There is one of another version.
         ConfigError: There is none, and this role may not make it.
-        BrokerUnavailable: The server cannot be reached.
+        BrokerUnavailable: The server cannot be reached within ``timeout`` seconds.
     """
-    try:
-        with link.session(_TIMEOUT) as session:
-            found = _check(session, link, name)
-            if 0 < found < version():
-                raise SchemaError(
-                    f"{link.shown} has schema version {found}, this Mouso needs {version()}; run mouso migrate"
-                )
-            if not found:
-                _upgrade(session, link, name)
-    except (Refusal, Lost) as error:
-        raise _translate(link, name, error) from error
+
+    def look(session: Session) -> int:
+        found = _check(session, link, name)
+        if 0 < found < version():
+            raise SchemaError(
+                f"{link.shown} has schema version {found}, this Mouso needs {version()}; run mouso migrate"
+            )
+        return found or _upgrade(session, link, name)
+
+    _persist(link, name, timeout, look)
 
 
 def migrate(link: Link, name: str) -> tuple[int, int]:
     """Brings the store to the current version and returns the version before and after."""
-    try:
-        with link.session(_TIMEOUT) as session:
-            found = _check(session, link, name)
-            if found < version():
-                found = _upgrade(session, link, name)
-            return found, version()
-    except (Refusal, Lost) as error:
-        raise _translate(link, name, error) from error
+
+    def step(session: Session) -> int:
+        found = _check(session, link, name)
+        return found if found == version() else _upgrade(session, link, name)
+
+    return _persist(link, name, _TIMEOUT, step), version()
+
+
+def _persist(link: Link, name: str, timeout: float, step: Callable[[Session], int]) -> int:
+    """Repeats a step, which is idempotent, while the server cannot be used."""
+    deadline = SYSTEM.monotonic() + timeout
+    while True:
+        try:
+            with link.session(deadline) as session:
+                return step(session)
+        except (Refusal, Lost) as error:
+            failure = _translate(link, name, error)
+            if not isinstance(failure, BrokerUnavailable) or SYSTEM.monotonic() + _PAUSE > deadline:
+                raise failure from error
+        time.sleep(_PAUSE)
 
 
 def found_version(session: Session, name: str) -> int:

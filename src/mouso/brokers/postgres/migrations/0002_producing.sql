@@ -7,7 +7,7 @@ CREATE FUNCTION {schema}.enqueue(
     _payloads bytea[], _options bytea[], _delays bigint[], _dues bigint[], _ttls bigint[], _expiries bigint[],
     _keys text[], _scopes text[], _periods bigint[]
 ) RETURNS TABLE (place integer, holder text)
-LANGUAGE plpgsql SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
+LANGUAGE plpgsql SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 BEGIN
     _now := coalesce(_now, {schema}.now());
     PERFORM {schema}.ring('w');

@@ -151,7 +151,7 @@ CREATE FUNCTION {schema}.complete(
     _now bigint, _worker text, _keys bigint[], _tokens bigint[], _runs double precision[], _results bytea[],
     _keeps bigint[], _starts bigint[], _cpus double precision[], _memories bigint[], _pids integer[]
 ) RETURNS bigint[]
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off SET enable_mergejoin = off
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     _done bigint[];
@@ -185,7 +185,7 @@ END $$;
 
 -- The queues that have available jobs, from the one after _after on.
 CREATE FUNCTION {schema}.queues_in_turn(_after text) RETURNS text[]
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     _names text[] := '{}';
     _name text;
@@ -225,7 +225,7 @@ CREATE FUNCTION {schema}.exchange(
     crashes integer, releases integer, enqueued_at bigint, ttl bigint, options bytea, priority smallint,
     fenced text, parked text, next_due bigint, turn text
 )
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_hashjoin = off SET enable_mergejoin = off
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     _number integer;
