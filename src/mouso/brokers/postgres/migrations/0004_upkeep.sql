@@ -143,24 +143,25 @@ DECLARE
     _seqs bigint[];
     _over bigint;
     _class record;
+    _large integer[] := {schema}.large_days();
 BEGIN
     DELETE FROM {schema}.keys k WHERE k.until <= _now;
     _seqs := ARRAY(
-        SELECT h.seq FROM {schema}.history h WHERE h.keep_until <= _now
+        SELECT h.seq FROM {schema}.history h WHERE h.keep_until <= _now AND h.day <> ALL (_large)
         UNION ALL SELECT h.seq FROM {schema}.history h
-        WHERE h.finished_at <= _now - _finished AND h.state <> 'dead' AND h.keep_until IS NULL
+        WHERE h.finished_at <= _now - _finished AND h.state <> 'dead' AND h.keep_until IS NULL AND h.day <> ALL (_large)
         UNION ALL SELECT h.seq FROM {schema}.history h
-        WHERE h.state = 'dead' AND h.finished_at <= _now - _dead AND h.keep_until IS NULL
+        WHERE h.finished_at <= _now - _dead AND h.state = 'dead' AND h.keep_until IS NULL AND h.day <> ALL (_large)
         ORDER BY 1 LIMIT _limit
     );
     FOR _class IN VALUES ('{dead}'::text[], _max_dead), ('{completed,cancelled,expired}', _max_finished) LOOP
-        SELECT coalesce(sum(t.n), 0) - _class.column2 INTO _over FROM {schema}.tallies t WHERE t.state = ANY (_class.column1);
-        _over := _over - (SELECT count(*) FROM {schema}.history h
-            WHERE h.seq = ANY (_seqs) AND h.state = ANY (_class.column1));
+        _over := {schema}.excess(_class.column1, _class.column2) - (
+            SELECT count(*) FROM {schema}.history h WHERE h.seq = ANY (_seqs) AND h.state = ANY (_class.column1)
+        );
         IF _over > 0 THEN
             _seqs := _seqs || ARRAY(
                 SELECT h.seq FROM {schema}.history h
-                WHERE h.state = ANY (_class.column1) AND h.seq <> ALL (_seqs)
+                WHERE h.state = ANY (_class.column1) AND h.seq <> ALL (_seqs) AND h.day <> ALL (_large)
                 ORDER BY h.seq LIMIT least(_over, _limit - cardinality(_seqs))
             );
         END IF;
@@ -180,11 +181,13 @@ CREATE FUNCTION {schema}.prune(
 LANGUAGE plpgsql AS $$
 DECLARE
     _instant bigint;
+    _dropped bigint;
 BEGIN
     _now := coalesce(_now, {schema}.now());
     PERFORM pg_advisory_xact_lock(hashtext('{schema}'), 2);
     _instant := {schema}.steady(_now, _boot, _own);
     DELETE FROM {schema}.workers w WHERE w.reaped_at < _instant - 3600000;
     PERFORM {schema}.add_up();
-    RETURN {schema}.prune_rows(_now, _limit, _finished, _dead, _max_finished, _max_dead);
+    _dropped := {schema}.turn_days(_now, _finished, _dead, _max_finished, _max_dead);
+    RETURN _dropped + {schema}.prune_rows(_now, _limit, _finished, _dead, _max_finished, _max_dead);
 END $$;

@@ -1,0 +1,136 @@
+"""Jobs of a day are in partitions of their own, which are dropped as a whole; what is still wanted stays."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from mouso.brokers.base import Retention, Want
+from mouso.brokers.postgres import PostgresBroker
+from mouso.clock import SYSTEM
+from mouso.job import Charge, Job, JobState, Outcome
+from mouso.urls import BrokerURL
+from tests.servers.postgres import PostgresServer
+
+WORKER = "1" * 16
+DAY = 86_400_000
+PROMPT = Retention(finished=0, dead=0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(server: PostgresServer) -> Iterator[PostgresBroker]:
+    with server.client() as client:
+        client.execute("DROP SCHEMA IF EXISTS mouso CASCADE")
+    with closing(PostgresBroker(BrokerURL.parse(server.url))) as broker:
+        broker.open()
+        yield broker
+
+
+def job_id(days_ago: int, n: int) -> str:
+    """A UUIDv7 of a day in the past."""
+    at = SYSTEM.now() - days_ago * DAY
+    return f"{at >> 16:08x}-{at & 0xFFFF:04x}-7000-8000-{n:012x}"
+
+
+def finish(broker: PostgresBroker, ids: list[str], state: JobState, **fields: Any) -> None:
+    broker.enqueue([Job(id=id, task="work", queue="mail") for id in ids])
+    leases = broker.exchange(WORKER, [], Want(limit=len(ids))).leases
+    ends = [Outcome(x.key, x.token, x.id, x.task, x.queue, state, **fields) for x in leases]
+    assert broker.exchange(WORKER, ends, Want(limit=0)).fenced == []
+
+
+def rows(server: PostgresServer, sql: str) -> list[Any]:
+    with server.client() as client:
+        return client.execute(sql).fetchall()
+
+
+def turn(server: PostgresServer, broker: PostgresBroker, retention: Retention) -> int:
+    """Prunes as a minute later."""
+    rows(server, "UPDATE mouso.meta SET value = 0 WHERE key = 'turned' RETURNING 1")
+    return broker.prune(1000, retention)
+
+
+def test_the_next_days_are_made_ahead(server: PostgresServer, broker: PostgresBroker) -> None:
+    today = SYSTEM.now() // DAY
+    assert rows(server, "SELECT * FROM mouso.days()") == [(today,), (today + 1,)]
+    turn(server, broker, Retention())
+    assert rows(server, "SELECT * FROM mouso.days()") == [(today + n,) for n in range(4)]
+
+
+def test_a_day_gets_what_came_before_its_partition(server: PostgresServer, broker: PostgresBroker) -> None:
+    ids = [job_id(-3, n) for n in range(5)]
+    finish(broker, ids[:4], JobState.COMPLETED)
+    broker.enqueue([Job(id=ids[4], task="work")])
+    assert rows(server, "SELECT count(*) FROM mouso.jobs_default") == [(5,)]
+    turn(server, broker, Retention())
+    assert rows(server, "SELECT count(*) FROM mouso.jobs_default") == [(0,)]
+    assert [job and job.state for job in broker.get(ids)] == [JobState.COMPLETED] * 4 + [JobState.AVAILABLE]
+    assert not any(done.created for done in broker.enqueue([Job(id=id, task="work") for id in ids]))
+
+
+@pytest.mark.parametrize("rule", ["age", "number"])
+def test_a_large_day_is_dropped_but_for_what_is_wanted(server: PostgresServer, broker: PostgresBroker, rule: str) -> None:
+    """Live jobs, dead ones and those with a time of their own outlive their day."""
+    rows(server, "UPDATE mouso.meta SET value = 0 WHERE key = 'large_day' RETURNING 1")
+    rows(server, f"SELECT mouso.add_day({SYSTEM.now() // DAY - 2})")
+    done, dead, kept, waiting = (
+        [job_id(2, first + n) for n in range(many)] for first, many in ((0, 900), (1000, 3), (2000, 2), (3000, 4))
+    )
+    finish(broker, done, JobState.COMPLETED)
+    finish(broker, dead, JobState.DEAD, reason="attempts", charge=Charge.ATTEMPT)
+    if rule == "age":
+        finish(broker, kept, JobState.COMPLETED, keep=DAY)
+    broker.enqueue([Job(id=id, task="work", delay=DAY) for id in waiting])
+    retention = Retention(finished=0) if rule == "age" else Retention(max_finished=0)
+    assert turn(server, broker, retention) == 900
+    assert (SYSTEM.now() // DAY - 2,) not in rows(server, "SELECT * FROM mouso.days()")
+    assert broker.get(done) == [None] * 900
+    assert [job and job.state for job in broker.get([*dead, *waiting])] == [JobState.DEAD] * 3 + [JobState.SCHEDULED] * 4
+    if rule == "age":
+        assert [job and job.state for job in broker.get(kept)] == [JobState.COMPLETED] * 2
+    [queue] = [queue for queue in broker.queues() if queue.name == "mail"]
+    assert queue.counts == {JobState.DEAD: 3} | ({JobState.COMPLETED: 2} if rule == "age" else {})
+    assert all(done.created for done in broker.enqueue([Job(id=done[0], task="work")]))
+    assert broker.retry(dead) == ["retried"] * 3
+    assert len(broker.exchange(WORKER, [], Want(limit=10)).leases) == 4
+
+
+def test_a_day_of_which_much_is_wanted_stays(server: PostgresServer, broker: PostgresBroker) -> None:
+    rows(server, "UPDATE mouso.meta SET value = 0 WHERE key = 'large_day' RETURNING 1")
+    day = SYSTEM.now() // DAY - 2
+    rows(server, f"SELECT mouso.add_day({day})")
+    finish(broker, [job_id(2, n) for n in range(50)], JobState.COMPLETED)
+    assert rows(server, f"SELECT mouso.drop_day({day}, mouso.now(), 49, {DAY}, 0, 0, 0)") == [(0,)]
+    assert rows(server, f"SELECT mouso.drop_day({day}, mouso.now(), 50, {DAY}, 0, 0, 0)") == [(0,)]
+    assert (day,) not in rows(server, "SELECT * FROM mouso.days()")
+    assert rows(server, "SELECT count(*) FROM mouso.history_default") == [(50,)]
+
+
+def test_a_small_day_is_emptied_job_by_job(server: PostgresServer, broker: PostgresBroker) -> None:
+    day = SYSTEM.now() // DAY - 3
+    rows(server, f"SELECT mouso.add_day({day})")
+    finish(broker, [job_id(3, n) for n in range(30)], JobState.COMPLETED)
+    assert broker.prune(20, PROMPT) == 20
+    assert broker.prune(20, PROMPT) == 10
+    assert turn(server, broker, PROMPT) == 0
+    assert (day,) not in rows(server, "SELECT * FROM mouso.days()")
+
+
+def test_a_reader_does_not_let_days_turn_and_nobody_waits_for_long(
+    server: PostgresServer, broker: PostgresBroker
+) -> None:
+    """A transaction that has looked at the tables holds them; the next turn makes it good."""
+    with server.client(autocommit=False) as reader:
+        reader.execute("SELECT count(*) FROM mouso.jobs")
+        assert turn(server, broker, Retention()) == 0
+        assert len(rows(server, "SELECT * FROM mouso.days()")) == 2
+        broker.enqueue([Job(id="a", task="work")])
+    turn(server, broker, Retention())
+    assert len(rows(server, "SELECT * FROM mouso.days()")) == 4
