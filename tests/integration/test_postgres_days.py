@@ -76,7 +76,9 @@ def test_a_day_gets_what_came_before_its_partition(server: PostgresServer, broke
 
 
 @pytest.mark.parametrize("rule", ["age", "number"])
-def test_a_large_day_is_dropped_but_for_what_is_wanted(server: PostgresServer, broker: PostgresBroker, rule: str) -> None:
+def test_a_large_day_is_dropped_but_for_what_is_wanted(
+    server: PostgresServer, broker: PostgresBroker, rule: str
+) -> None:
     """Live jobs, dead ones and those with a time of their own outlive their day."""
     rows(server, "UPDATE mouso.meta SET value = 0 WHERE key = 'large_day' RETURNING 1")
     rows(server, f"SELECT mouso.add_day({SYSTEM.now() // DAY - 2})")
@@ -92,7 +94,9 @@ def test_a_large_day_is_dropped_but_for_what_is_wanted(server: PostgresServer, b
     assert turn(server, broker, retention) == 900
     assert (SYSTEM.now() // DAY - 2,) not in rows(server, "SELECT * FROM mouso.days()")
     assert broker.get(done) == [None] * 900
-    assert [job and job.state for job in broker.get([*dead, *waiting])] == [JobState.DEAD] * 3 + [JobState.SCHEDULED] * 4
+    assert [job and job.state for job in broker.get([*dead, *waiting])] == [JobState.DEAD] * 3 + [
+        JobState.SCHEDULED
+    ] * 4
     if rule == "age":
         assert [job and job.state for job in broker.get(kept)] == [JobState.COMPLETED] * 2
     [queue] = [queue for queue in broker.queues() if queue.name == "mail"]

@@ -14,8 +14,8 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
     """Makes the broker that a URL names; nothing is opened yet.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name`` or
-            ``memory://name``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name``
+            or ``memory://name``.
         clock: For tests.
         create: Whether a SQLite file that is not there is made at the first use.
 

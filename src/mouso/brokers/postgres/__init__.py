@@ -1,4 +1,4 @@
-"""The PostgreSQL broker: a function in the database for each verb, so that each is one atomic step and one round trip."""
+"""The PostgreSQL broker: a function in the database for each verb, which is one atomic step and one round trip."""
 
 from mouso.brokers.postgres.broker import PostgresBroker
 

@@ -1,7 +1,7 @@
 """Hears that something is new, by LISTEN on a connection of its own. Rings are hints: who may have missed one looks.
 
-Rings are sent only while somebody has said in ``ears`` that it listens: a commit with a NOTIFY waits for all others of the
-database.
+Rings are sent only while somebody has said in ``ears`` that it listens: a commit with a NOTIFY waits for all others of
+the database.
 """
 
 from __future__ import annotations

@@ -252,7 +252,14 @@ class PostgresBroker:
         return reading.workers(self._query, self._now(), *self._host())
 
     def diagnose(self, *, retention: Retention, full: bool = False) -> Diagnosis:
-        return Diagnosis([], self)
+        from mouso.brokers.postgres import diagnosis  # for the one program that asks
+
+        link = Link(self._given)
+        try:
+            findings, readable = diagnosis.examine(link, self._name, self._clock, retention, full=full)
+        finally:
+            link.close()
+        return Diagnosis(findings, PostgresBroker(self._given, clock=self._clock) if readable else None)
 
     def watch(self, seen: Mapping[str, JobUpdate | None], timeout: float) -> list[JobUpdate]:
         deadline = self._clock.monotonic() + timeout

@@ -26,7 +26,9 @@ def run(connection: object, sql: bytes, values: Values, *, timeout: float, shown
     below = _libpq(connection, shown)
     status = below.transaction_status
     if status == pq.TransactionStatus.ACTIVE or below.pipeline_status:
-        raise CapabilityError("the connection is busy with a statement or in pipeline mode; enqueue before or after that")
+        raise CapabilityError(
+            "the connection is busy with a statement or in pipeline mode; enqueue before or after that"
+        )
     deadline = SYSTEM.monotonic() + timeout
     try:
         if status == pq.TransactionStatus.IDLE and not _commits_by_itself(connection):

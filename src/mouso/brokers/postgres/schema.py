@@ -20,7 +20,7 @@ from mouso.errors import BrokerUnavailable, ConfigError, SchemaError
 
 _FOLDER = Path(__file__).parent / "migrations"
 _NUMBERED = re.compile(r"(\d{4})_\w+\.sql")
-_OLDEST_SERVER = 130000
+OLDEST_SERVER = 130000
 _TIMEOUT = 30.0
 _PAUSE = 0.1
 _THERE = (
@@ -115,7 +115,7 @@ def _check(session: Session, link: Link, name: str) -> int:
     [(number, encoding)] = session.fetch(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
     )
-    if int.from_bytes(number or b"") < _OLDEST_SERVER:
+    if int.from_bytes(number or b"") < OLDEST_SERVER:
         raise ConfigError(f"{link.shown} is older than PostgreSQL 13; upgrade the server")
     if encoding != b"UTF8":
         raise ConfigError(f"{link.shown} has the encoding {(encoding or b'').decode()}; use a database in UTF8")
