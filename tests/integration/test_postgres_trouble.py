@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
@@ -126,7 +127,7 @@ class Load:
 
 
 def finish(broker: PostgresBroker, load: Load) -> None:
-    """Works off what is left, and sees that every accepted job was completed exactly once, and nothing else is there."""
+    """Works off what is left, and sees that every accepted job was completed."""
     broker.retire(WORKER)
     while leases := broker.exchange(WORKER, [], Want(limit=1000)).leases:
         ends = [Outcome(one.key, one.token, one.id, one.task, one.queue, JobState.COMPLETED) for one in leases]
@@ -198,18 +199,15 @@ def test_a_deadlock(server: PostgresServer, broker: PostgresBroker) -> None:
     broker.enqueue([Job(id="a", task="work"), Job(id="b", task="work")])
     lock = "SELECT FROM mouso.live JOIN mouso.jobs USING (seq) WHERE id = %s FOR UPDATE OF live"
     for _ in range(5):
-        with server.client(autocommit=False) as other:
+        with ThreadPoolExecutor(1) as pool, server.client(autocommit=False) as other:
             other.execute("SET deadlock_timeout = '10s'")  # so that the broker's statement is the one that is ended
             other.execute(lock, ["b"])
-            results: list[Any] = []
-            thread = threading.Thread(target=lambda: results.append(broker.cancel(["a", "b"])))
-            thread.start()
+            cancelling = pool.submit(broker.cancel, ["a", "b"])
             wait_until(lambda: bool(rows(server, "SELECT 1 FROM pg_locks WHERE NOT granted")), message="it waits")
             with suppress(psycopg.errors.DeadlockDetected):
                 other.execute(lock, ["a"])
             other.rollback()
-            thread.join(20)
-        assert results == [["cancelled", "cancelled"]]
+            assert cancelling.result(20) == ["cancelled", "cancelled"]
         assert [job and job.state for job in broker.get(["a", "b"])] == [JobState.CANCELLED] * 2
         assert broker.retry(["a", "b"]) == ["retried", "retried"]
     broker.close()  # a connection's statistics are told at its end
@@ -250,9 +248,10 @@ def test_no_connection_is_left(server: PostgresServer, make_broker: Callable[[],
     broker.close()
     held = []
     try:
-        with pytest.raises(psycopg.OperationalError, match="too many"):
-            while True:
+        with suppress(psycopg.OperationalError):
+            while len(held) < 30:
                 held.append(server.client())
+        assert len(held) < 30
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match="too many"):
             broker.enqueue([Job(id="a", task="work")], timeout=1)

@@ -1,7 +1,4 @@
-"""What is wrong with a PostgreSQL store, or about to be: the server, the schema, rights, vacuum, upkeep. Nothing is changed.
-
-Everything is looked at in read-only transactions on one connection.
-"""
+"""What is wrong with a PostgreSQL store, or about to be: server, schema, rights, vacuum, upkeep. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -145,7 +142,7 @@ def _transactions(look: _Look) -> Facts:
             f"a transaction of {who!r} (process {int.from_bytes(pid or b'')}, {(state or b'').decode()}) is open for"
             f" {int.from_bytes(age or b''):,} s, and keeps vacuum from removing dead rows"
         )
-        remedy = f"end it: SELECT pg_terminate_backend({int.from_bytes(pid or b'')}); set idle_in_transaction_session_timeout"
+        remedy = f"pg_terminate_backend({int.from_bytes(pid or b'')}) ends it; set idle_in_transaction_session_timeout"
         yield Finding(Level.WARNING, "transactions", what, remedy)
     slots = look.rows(
         "SELECT slot_name FROM pg_replication_slots WHERE NOT active AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL)"
@@ -162,9 +159,7 @@ def _wraparound(look: _Look) -> Facts:
     number = int.from_bytes(age or b"")
     if number > _WRAPAROUND:
         what = f"the oldest transaction of the database is {number:,} back, and the server stops at 2,147,483,647"
-        yield Finding(
-            Level.ERROR, "wraparound", what, "run VACUUM FREEZE on the database now, and see why autovacuum does not"
-        )
+        yield Finding(Level.ERROR, "wraparound", what, "run VACUUM FREEZE on the database now")
     else:
         yield Finding(Level.OK, "wraparound", f"the oldest transaction of the database is {number:,} back")
 
@@ -172,8 +167,8 @@ def _wraparound(look: _Look) -> Facts:
 def _rights(look: _Look) -> Facts:
     """What this role may do with the tables; each right alone is normal for a role of its own."""
     missing = look.rows(
-        "SELECT t.name FROM unnest($1::text[]) AS t (name) WHERE NOT has_table_privilege(format('%I.%I', $2::text, t.name),"
-        " 'SELECT, INSERT, UPDATE, DELETE')",
+        "SELECT t.name FROM unnest($1::text[]) AS t (name) WHERE NOT (SELECT bool_and(has_table_privilege("
+        "format('%I.%I', $2::text, t.name), r)) FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) r)",
         wire.texts(_NEEDED), wire.text(look.name),
     )  # fmt: skip
     if missing:
@@ -248,8 +243,8 @@ _CONSISTENT: dict[str, str] = {
     " WHERE NOT EXISTS (SELECT FROM {schema}.live l WHERE l.seq = j.seq)"
     " AND NOT EXISTS (SELECT FROM {schema}.history h WHERE h.seq = j.seq AND h.day = j.day)",
     "jobs that are live and final at once": "SELECT 1 FROM {schema}.live JOIN {schema}.history USING (seq)",
-    "states of no job": "SELECT 1 FROM (SELECT seq, day FROM {schema}.live UNION ALL SELECT seq, day FROM {schema}.history) s"
-    " WHERE NOT EXISTS (SELECT FROM {schema}.jobs j WHERE j.seq = s.seq AND j.day = s.day)",
+    "states of no job": "SELECT 1 FROM (SELECT seq, day FROM {schema}.live"
+    " UNION ALL SELECT seq, day FROM {schema}.history) s WHERE NOT EXISTS (SELECT FROM {schema}.jobs j WHERE j.seq = s.seq AND j.day = s.day)",
     "running jobs of no worker": "SELECT 1 FROM {schema}.live l WHERE state = 'running'"
     " AND NOT EXISTS (SELECT FROM {schema}.workers w WHERE w.n = l.worker)",
     "unique keys of no job": "SELECT 1 FROM {schema}.keys k WHERE until IS NULL"

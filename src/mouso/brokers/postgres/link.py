@@ -1,7 +1,7 @@
 """One connection to PostgreSQL, shared by the threads of a process: runs statements, and says what went wrong.
 
-It speaks to libpq itself, and waits on the socket with the deadline of the call: whatever holds up the answer (a lock, a
-black hole, a frozen server), the call ends in time, and the connection with it, as its answer may still come. Each
+It speaks to libpq itself, and waits on the socket with the deadline of the call: whatever holds up the answer (a lock,
+a black hole, a frozen server), the call ends in time, and the connection with it, as its answer may still come. Each
 statement is a transaction of its own and leaves nothing behind in the session, so PgBouncer may give each another one.
 """
 

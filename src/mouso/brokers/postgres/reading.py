@@ -84,7 +84,7 @@ def _find(where: JobFilter) -> str:
     parts = []
     for source, states in (("live", "$1"), ("history", "$2")):
         task = " AND t.task = $4::text" if source == "live" else " AND j.task = $4::text"
-        joined = f" JOIN {{schema}}.jobs j ON j.seq = t.seq AND j.day = t.day" if source == "history" else ""
+        joined = " JOIN {schema}.jobs j ON j.seq = t.seq AND j.day = t.day" if source == "history" else ""
         parts.append(
             f"(SELECT t.seq FROM {{schema}}.{source} t{joined if where.task is not None else ''}"
             f" WHERE t.state = ANY ({states}::text[])"

@@ -1,7 +1,7 @@
 """The schema: its version, the numbered migrations that make it, and how an empty database becomes a store.
 
-The migrations are the files of ``migrations``, in order; the number of the last one is the version. Each is written for a
-schema of any name.
+The migrations are the files of ``migrations``, in order; the number of the last one is the version. Each is written
+for a schema of any name.
 """
 
 from __future__ import annotations

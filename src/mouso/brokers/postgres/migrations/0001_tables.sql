@@ -36,7 +36,7 @@ CREATE INDEX jobs_seq ON {schema}.jobs (seq);
 CREATE TABLE {schema}.jobs_default PARTITION OF {schema}.jobs DEFAULT;
 
 CREATE TABLE {schema}.live (
-    seq        bigint PRIMARY KEY,
+    seq        bigint NOT NULL,
     due        bigint,
     expires_at bigint,
     day        integer NOT NULL,
@@ -60,6 +60,7 @@ CREATE TABLE {schema}.live (
     autovacuum_vacuum_insert_scale_factor = 0.1,
     autovacuum_vacuum_cost_delay = 0
 );
+CREATE INDEX live_seq ON {schema}.live (seq);
 CREATE INDEX live_available ON {schema}.live (queue, priority DESC, seq) WHERE state = 'available';
 CREATE INDEX live_running ON {schema}.live (worker) WHERE state = 'running';
 CREATE INDEX live_parked ON {schema}.live (task) WHERE state = 'parked';
@@ -90,7 +91,6 @@ CREATE TABLE {schema}.history (
 ) PARTITION BY RANGE (day);
 CREATE INDEX history_seq ON {schema}.history (seq);
 CREATE INDEX history_failed ON {schema}.history (state, seq) WHERE state <> 'completed';
-CREATE INDEX history_finished ON {schema}.history USING brin (finished_at) WITH (autosummarize = on);
 CREATE INDEX history_keep ON {schema}.history (keep_until) WHERE keep_until IS NOT NULL;
 CREATE TABLE {schema}.history_default PARTITION OF {schema}.history DEFAULT;
 

@@ -146,13 +146,13 @@ BEGIN
     RETURN _fenced;
 END $$;
 
--- Completes jobs, given by columns; returns the keys of those that were fenced.
+-- Completes jobs, given by columns; returns the keys of those that were fenced. Only a running job has a worker; were the
+-- state asked for, the planner would take the index of all running jobs.
 CREATE FUNCTION {schema}.complete(
     _now bigint, _worker text, _keys bigint[], _tokens bigint[], _runs double precision[], _results bytea[],
     _keeps bigint[], _starts bigint[], _cpus double precision[], _memories bigint[], _pids integer[]
 ) RETURNS bigint[]
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off
-    SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     _done bigint[];
     _held boolean;
@@ -162,7 +162,7 @@ BEGIN
             AS o (key, token, run_seconds, result, keep, started_at, cpu_seconds, peak_memory, pid)
     ), done AS (
         DELETE FROM {schema}.live l USING outcome o
-        WHERE l.seq = o.key AND l.claims = o.token AND l.state = 'running'
+        WHERE l.seq = o.key AND l.claims = o.token AND l.worker IS NOT NULL
         RETURNING l.seq, l.day, l.queue, l.claims, l.attempts, l.crashes, l.releases, l.expires_at, l.progress, l.holds, o.*
     ), told AS (
         INSERT INTO {schema}.tallies (queue, state, n) SELECT d.queue, 'completed', count(*) FROM done d GROUP BY d.queue
@@ -236,7 +236,7 @@ DECLARE
     _left integer := _limit;
     _round integer;
     _count integer;
-    _found bigint[];
+    _found tid[];
     _fresh bigint[];
     _unknown bigint[];
     _strange text[];
@@ -274,11 +274,11 @@ BEGIN
                 _count := CASE _round WHEN 1 THEN least(_left, _shares[_i]) ELSE _left END;
                 _elsewhere := '{}';
                 WHILE _count > 0 LOOP
-                    SELECT array_agg(p.seq) FILTER (WHERE p.known), array_agg(p.seq) FILTER (WHERE p.known AND p.fresh),
+                    SELECT array_agg(p.ctid) FILTER (WHERE p.known), array_agg(p.seq) FILTER (WHERE p.known AND p.fresh),
                         array_agg(p.seq) FILTER (WHERE NOT p.known), array_agg(DISTINCT p.task) FILTER (WHERE NOT p.known)
                     INTO _found, _fresh, _unknown, _strange
                     FROM (
-                        SELECT l.seq, l.task, l.holds = 1 AS fresh, _tasks IS NULL OR l.task = ANY (_tasks) AS known
+                        SELECT l.ctid, l.seq, l.task, l.holds = 1 AS fresh, _tasks IS NULL OR l.task = ANY (_tasks) AS known
                         FROM {schema}.live l
                         WHERE l.state = 'available' AND l.queue = _queues[_i]
                             AND (l.expires_at IS NULL OR l.expires_at > _now) AND l.task <> ALL (_elsewhere)
@@ -289,9 +289,11 @@ BEGIN
                         WITH claimed AS (
                             UPDATE {schema}.live l SET state = 'running', worker = _number, claims = l.claims + 1,
                                 holds = CASE l.holds WHEN 2 THEN 2 ELSE 0 END
-                            WHERE l.seq = ANY (_found) RETURNING l.*
+                            WHERE l.ctid = ANY (_found)
+                            RETURNING l.seq, l.day, l.claims, l.task, l.attempts, l.crashes, l.releases, l.expires_at,
+                                l.priority
                         )
-                        SELECT c.seq, c.claims, j.id, c.task, c.queue, j.payload, j.codec, c.attempts, c.crashes,
+                        SELECT c.seq, c.claims, j.id, c.task, _queues[_i], j.payload, j.codec, c.attempts, c.crashes,
                             c.releases, j.enqueued_at, c.expires_at - _now, j.options, c.priority, NULL::text, NULL::text,
                             NULL::bigint, NULL::text
                         FROM claimed c JOIN {schema}.jobs j ON j.seq = c.seq AND j.day = c.day
