@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
+import psycopg
 import pytest
 
 from mouso.brokers import Broker
@@ -11,6 +12,7 @@ from mouso.brokers.postgres import PostgresBroker
 from mouso.testing.clock import FakeClock
 from mouso.testing.conformance import BrokerConformance
 from mouso.urls import BrokerURL
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
 
 _numbers = count()
@@ -22,22 +24,47 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def pool(server: PostgresServer) -> Iterator[PgBouncer]:
+    with PgBouncer(server) as pool:
+        yield pool
+
+
+def makes(server: PostgresServer, url: str, clock: FakeClock) -> Iterator[Callable[[], Broker]]:
+    """What makes brokers on a schema of their own."""
+    schema = f"test{next(_numbers)}"
+    made: list[Broker] = []
+
+    def make() -> Broker:
+        made.append(PostgresBroker(BrokerURL.parse(f"{url}schema={schema}"), clock=clock))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+    with server.client() as client:
+        client.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
 class TestPostgresBroker(BrokerConformance):
     @pytest.fixture
     def make_broker(self, clock: FakeClock, server: PostgresServer) -> Iterator[Callable[[], Broker]]:
-        schema = f"test{next(_numbers)}"
-        made: list[Broker] = []
-
-        def make() -> Broker:
-            made.append(PostgresBroker(BrokerURL.parse(f"{server.url}?schema={schema}"), clock=clock))
-            return made[-1]
-
-        yield make
-        for broker in made:
-            broker.close()
-        with server.client() as client:
-            client.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        yield from makes(server, f"{server.url}?", clock)
 
     @pytest.fixture
     def make_connection(self, server: PostgresServer) -> Callable[[], Any]:
         return lambda: server.client(autocommit=False)
+
+
+class TestPostgresBrokerBehindPgBouncer(BrokerConformance):
+    """In transaction mode, where every statement may meet another process of the server, and nobody listens."""
+
+    @pytest.fixture
+    def make_broker(
+        self, clock: FakeClock, server: PostgresServer, pool: PgBouncer
+    ) -> Iterator[Callable[[], Broker]]:
+        yield from makes(server, f"{pool.url}?notify=off&", clock)
+
+    @pytest.fixture
+    def make_connection(self, pool: PgBouncer) -> Callable[[], Any]:
+        return lambda: psycopg.connect(pool.url, prepare_threshold=None)

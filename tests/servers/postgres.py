@@ -105,12 +105,17 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _folder() -> Path:
-    """A new folder that the server's user may enter; pytest's own belong to the user of the tests alone."""
-    folder = Path(tempfile.mkdtemp(prefix="mouso-postgres-"))
+def owned(path: Path, text: str | None = None) -> Path:
+    """A folder, or a file with this text, that belongs to the server's user; pytest's own belong to that of the tests."""
+    if text is not None:
+        path.write_text(text)
     if _SERVICE_USER is not None:
-        shutil.chown(folder, _SERVICE_USER, _SERVICE_USER)
-    return folder
+        shutil.chown(path, _SERVICE_USER, _SERVICE_USER)
+    return path
+
+
+def _folder() -> Path:
+    return owned(Path(tempfile.mkdtemp(prefix="mouso-postgres-")))
 
 
 @functools.cache

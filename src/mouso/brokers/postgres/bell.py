@@ -23,7 +23,7 @@ from mouso.errors import ConfigError
 WORKERS, CALLERS = "w", "c"
 _FAILED = (Lost, Refusal, ConfigError, OSError)
 _AGAIN = 0.5
-_SLEEP = 1.0
+_SLEEP = 0.5
 _CONNECT = 5.0
 _ANNOUNCED = 60.0
 _ANNOUNCE = """
@@ -47,7 +47,7 @@ class Ear:
 
     Args:
         kind: ``WORKERS`` or ``CALLERS``.
-        listens: False only lets time pass.
+        listens: False only lets time pass, so that who waits looks now and then.
     """
 
     def __init__(self, link: Link, schema: str, kind: str, *, listens: bool = True) -> None:
@@ -73,6 +73,10 @@ class Ear:
             self._connect_at = now + _AGAIN
             try:
                 self._connection = self._link.connect(now + _CONNECT)
+                if self._pooled():
+                    self._listens = False
+                    self._hang_up()
+                    return self._poll(min(timeout, _SLEEP))
                 channel = f"mouso_{self._kind}_{self._schema}"[:63].replace('"', '""')
                 self._session().run(f'LISTEN "{channel}"')
                 self._announce(now)
@@ -93,6 +97,12 @@ class Ear:
     def _session(self) -> Session:
         assert self._connection is not None
         return Session(self._connection, SYSTEM.monotonic() + _CONNECT)
+
+    def _pooled(self) -> bool:
+        """Whether something such as PgBouncer lends the server's processes out: one that listens is not ours to keep."""
+        [(pid,)] = self._session().fetch("SELECT pg_backend_pid()")
+        assert self._connection is not None
+        return int.from_bytes(pid or b"") != self._connection.backend_pid
 
     def _announce(self, now: float) -> None:
         self._session().fetch(_ANNOUNCE.replace("{schema}", self._schema), text(self._id), text(self._kind))

@@ -83,6 +83,15 @@ def jobs_columns(jobs: Sequence[Job]) -> list[bytes | None]:
     ]
 
 
+def job_values(job: Job) -> list[bytes | None]:
+    """A new job without a unique key, as ``enqueue_one`` takes it."""
+    return [
+        job.id.encode(), wire.small(day(job.id)), job.task.encode(), job.queue.encode(),
+        job.priority.to_bytes(2, "big", signed=True), job.codec.encode(), job.payload, job.options,
+        wire.number(job.due), wire.number(job.expires_at), wire.number(job.delay), wire.number(job.ttl),
+    ]  # fmt: skip
+
+
 def possible(key: int | str) -> bool:
     """Whether a job could have this key."""
     return isinstance(key, int) and -_MOST <= key < _MOST

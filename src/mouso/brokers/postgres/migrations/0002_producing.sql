@@ -7,7 +7,7 @@ CREATE FUNCTION {schema}.enqueue(
     _payloads bytea[], _options bytea[], _delays bigint[], _dues bigint[], _ttls bigint[], _expiries bigint[],
     _keys text[], _scopes text[], _periods bigint[]
 ) RETURNS TABLE (place integer, holder text)
-LANGUAGE plpgsql SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     _now := coalesce(_now, {schema}.now());
     PERFORM {schema}.ring('w');
@@ -16,6 +16,47 @@ BEGIN
             _payloads, _options, _delays, _dues, _ttls, _expiries, _keys, _scopes, _periods);
         RETURN;
     END IF;
+    RETURN QUERY SELECT * FROM {schema}.enqueue_many(_now, _ids, _days, _tasks, _queues, _priorities, _codecs, _payloads,
+        _options, _delays, _dues, _ttls, _expiries);
+END $$;
+
+-- Stores one job without a unique key; returns whether it did.
+CREATE FUNCTION {schema}.enqueue_one(
+    _now bigint, _id text, _day integer, _task text, _queue text, _priority smallint, _codec text, _payload bytea,
+    _options bytea, _due bigint, _expires_at bigint, _delay bigint, _ttl bigint
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    _seq bigint := nextval('{schema}.seqs');
+BEGIN
+    _now := coalesce(_now, {schema}.now());
+    IF EXISTS (SELECT FROM {schema}.ears e WHERE e.kind = 'w' AND e.until > clock_timestamp()) THEN
+        PERFORM {schema}.ring('w');
+    END IF;
+    INSERT INTO {schema}.jobs (seq, day, id, task, queue, priority, enqueued_at, codec, options, payload)
+    VALUES (_seq, _day, _id, _task, _queue, _priority, _now, _codec, _options, _payload)
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    _due := coalesce(_now + _delay, _due);
+    IF _due <= _now THEN
+        _due := NULL;
+    END IF;
+    INSERT INTO {schema}.live (seq, day, state, queue, task, priority, due, expires_at)
+    VALUES (_seq, _day, CASE WHEN _due IS NULL THEN 'available' ELSE 'scheduled' END, _queue, _task, _priority, _due,
+        coalesce(_now + _ttl, _expires_at));
+    RETURN true;
+END $$;
+
+-- The same for many jobs without unique keys.
+CREATE FUNCTION {schema}.enqueue_many(
+    _now bigint, _ids text[], _days integer[], _tasks text[], _queues text[], _priorities smallint[], _codecs text[],
+    _payloads bytea[], _options bytea[], _delays bigint[], _dues bigint[], _ttls bigint[], _expiries bigint[]
+) RETURNS TABLE (place integer, holder text)
+LANGUAGE plpgsql SET enable_nestloop = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
+    SET jit = off AS $$
+BEGIN
     RETURN QUERY
     WITH given AS MATERIALIZED (
         SELECT nextval('{schema}.seqs') AS seq, g.*, coalesce(_now + g.delay, g.due_at) AS due

@@ -270,7 +270,7 @@ BEGIN
         );
         FOR _round IN 1..2 LOOP
             FOR _i IN 1..coalesce(cardinality(_queues), 0) LOOP
-                CONTINUE WHEN _queues[_i] = ANY (_paused);
+                CONTINUE WHEN _shares[_i] < 0 OR _queues[_i] = ANY (_paused);
                 _count := CASE _round WHEN 1 THEN least(_left, _shares[_i]) ELSE _left END;
                 _elsewhere := '{}';
                 WHILE _count > 0 LOOP
@@ -304,7 +304,12 @@ BEGIN
                     IF _fresh IS NOT NULL THEN
                         DELETE FROM {schema}.keys k WHERE k.seq = ANY (_fresh) AND k.until IS NULL;
                     END IF;
-                    EXIT WHEN _unknown IS NULL;
+                    IF _unknown IS NULL THEN
+                        IF _count > 0 THEN
+                            _shares[_i] := -1; -- it has no more
+                        END IF;
+                        EXIT;
+                    END IF;
                     _known := {schema}.park(_number, _unknown, _strange);
                     _elsewhere := _elsewhere || _known;
                     _set_aside := _set_aside || ARRAY(SELECT s FROM unnest(_strange) s WHERE s <> ALL (_known || _set_aside));
