@@ -23,7 +23,9 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = 5
 max_client_conn = 200
+server_lifetime = 3
 """
+"""The server's processes keep plans for every schema that they have met; with hundreds of them, they do little else."""
 
 
 class PgBouncer(Server):

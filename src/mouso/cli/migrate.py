@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import click
+
 from mouso.cli.base import Target, app_command
 from mouso.cli.output import say, write_json
+from mouso.errors import ConfigError
 
 
 @app_command(example="mouso migrate shop:app")
-def migrate(target: Target, as_json: bool) -> None:
+@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL that makes the schema, and change nothing (PostgreSQL).")
+def migrate(target: Target, as_json: bool, as_sql: bool) -> None:
     """Bring the store's schema up to date.
 
-    Every use of a store does that by itself; a deployment may prefer to do it before anything else starts.
+    Every use of an empty store does that by itself, and of an older SQLite file; a deployment may prefer to do it before
+    anything else starts.
     """
     with target.open() as app:
-        before, after = app.broker.migrate()
         url = app.broker.url
-    if as_json:
+        if as_sql:
+            script = getattr(app.broker, "migration_sql", None)
+            if script is None:
+                raise ConfigError(f"{url} takes no SQL; run mouso migrate without --sql")
+            sql = script()
+        else:
+            before, after = app.broker.migrate()
+    if as_sql:
+        click.echo(sql, nl=False)
+    elif as_json:
         write_json({"broker": url, "before": before, "after": after})
     elif before == after:
         say(f"{url}: schema version {after}, up to date")

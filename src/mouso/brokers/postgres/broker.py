@@ -86,6 +86,10 @@ class PostgresBroker:
     def migrate(self) -> tuple[int, int]:
         return schema.migrate(self._link, self._name)
 
+    def migration_sql(self) -> str:
+        """The statements that ``migrate`` would run on an empty database, for tools that migrate by themselves."""
+        return schema.sql(self._name)
+
     def _call(self, verb: str, *values: bytes | None, timeout: float = 5.0, again: bool = True) -> pq.abc.PGresult:
         if not self._opened:
             deadline = SYSTEM.monotonic() + timeout

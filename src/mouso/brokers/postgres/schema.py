@@ -59,6 +59,11 @@ def sql(name: str, before: int = 0) -> str:
     return "\n".join(parts)
 
 
+def roles_sql(name: str) -> str:
+    """The statements that make the roles of producers, workers and dashboards, with the least rights they need."""
+    return (_FOLDER / "roles.sql").read_text().replace("{schema}", quoted(name))
+
+
 def open_store(link: Link, name: str, timeout: float) -> None:
     """Sees that there is a store of this version; makes it if there is none.
 
