@@ -60,9 +60,7 @@ class TestPostgresBrokerBehindPgBouncer(BrokerConformance):
     """In transaction mode, where every statement may meet another process of the server, and nobody listens."""
 
     @pytest.fixture
-    def make_broker(
-        self, clock: FakeClock, server: PostgresServer, pool: PgBouncer
-    ) -> Iterator[Callable[[], Broker]]:
+    def make_broker(self, clock: FakeClock, server: PostgresServer, pool: PgBouncer) -> Iterator[Callable[[], Broker]]:
         yield from makes(server, f"{pool.url}?notify=off&", clock)
 
     @pytest.fixture

@@ -54,8 +54,8 @@ class Load:
 
     Attributes:
         accepted: Ids of jobs that an enqueue returned for.
-        completed: Ids of jobs whose completion an exchange returned for, or that were found completed.
         errors: What the calls raised.
+        exchanges: How many of them succeeded.
     """
 
     def __init__(self, make: Callable[[], PostgresBroker]) -> None:
@@ -246,7 +246,7 @@ def test_no_connection_is_left(server: PostgresServer, make_broker: Callable[[],
     broker = make_broker()
     broker.open()
     broker.close()
-    held = []
+    held: list[psycopg.Connection[Any]] = []
     try:
         with suppress(psycopg.OperationalError):
             while len(held) < 30:

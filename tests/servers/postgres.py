@@ -106,7 +106,7 @@ def _children(parent: int) -> list[int]:
 
 
 def owned(path: Path, text: str | None = None) -> Path:
-    """A folder, or a file with this text, that belongs to the server's user; pytest's own belong to that of the tests."""
+    """A folder, or a file with this text, that is made the server's user's; pytest's own are the tests' user's."""
     if text is not None:
         path.write_text(text)
     if _SERVICE_USER is not None:

@@ -10,12 +10,14 @@ from mouso.errors import ConfigError
 
 
 @app_command(example="mouso migrate shop:app")
-@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL that makes the schema, and change nothing (PostgreSQL).")
+@click.option(
+    "--sql", "as_sql", is_flag=True, help="Print the SQL that makes the schema, and change nothing (PostgreSQL)."
+)
 def migrate(target: Target, as_json: bool, as_sql: bool) -> None:
     """Bring the store's schema up to date.
 
-    Every use of an empty store does that by itself, and of an older SQLite file; a deployment may prefer to do it before
-    anything else starts.
+    Every use of an empty store does that by itself, and of an older SQLite file; a deployment may prefer to do it
+    before anything else starts.
     """
     with target.open() as app:
         url = app.broker.url

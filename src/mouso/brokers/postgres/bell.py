@@ -99,7 +99,7 @@ class Ear:
         return Session(self._connection, SYSTEM.monotonic() + _CONNECT)
 
     def _pooled(self) -> bool:
-        """Whether something such as PgBouncer lends the server's processes out: one that listens is not ours to keep."""
+        """Whether something such as PgBouncer lends the server's processes out: then none that listens is ours."""
         [(pid,)] = self._session().fetch("SELECT pg_backend_pid()")
         assert self._connection is not None
         return int.from_bytes(pid or b"") != self._connection.backend_pid

@@ -101,7 +101,9 @@ class PostgresBroker:
         sql = self._calls.get(verb)
         if sql is None:
             marks = ", ".join(f"${n}" for n in range(1, count + 1))
-            rows_of = "" if verb in _SINGLE else "* FROM "  # a function that gives one value is planned in half the time
+            rows_of = (
+                "" if verb in _SINGLE else "* FROM "
+            )  # a function that gives one value is planned in half the time
             sql = self._calls[verb] = f"SELECT {rows_of}{self._schema}.{verb}({marks})".encode()
         return sql
 

@@ -213,8 +213,8 @@ def _upkeep(look: _Look) -> Facts:
     now = look.clock.now() if look.clock is not SYSTEM else int.from_bytes(at or b"")
     waits = "SELECT 1 FROM {schema}.live WHERE state <> 'running' AND"
     kept = (
-        "SELECT 1 FROM (SELECT coalesce(keep_until, finished_at + CASE state WHEN 'dead' THEN $2::bigint ELSE $3::bigint"
-        f" END) AS until FROM {{schema}}.history ORDER BY seq LIMIT {_SAMPLE}) eldest WHERE until <= $1::bigint"
+        "SELECT 1 FROM (SELECT coalesce(keep_until, finished_at + CASE state WHEN 'dead' THEN $2::bigint"
+        f" ELSE $3::bigint END) AS until FROM {{schema}}.history ORDER BY seq LIMIT {_SAMPLE}) eldest WHERE until <= $1::bigint"
     )
     late = {
         "jobs past their expiry that are not marked as expired": look.count(
@@ -244,7 +244,8 @@ _CONSISTENT: dict[str, str] = {
     " AND NOT EXISTS (SELECT FROM {schema}.history h WHERE h.seq = j.seq AND h.day = j.day)",
     "jobs that are live and final at once": "SELECT 1 FROM {schema}.live JOIN {schema}.history USING (seq)",
     "states of no job": "SELECT 1 FROM (SELECT seq, day FROM {schema}.live"
-    " UNION ALL SELECT seq, day FROM {schema}.history) s WHERE NOT EXISTS (SELECT FROM {schema}.jobs j WHERE j.seq = s.seq AND j.day = s.day)",
+    " UNION ALL SELECT seq, day FROM {schema}.history) s"
+    " WHERE NOT EXISTS (SELECT FROM {schema}.jobs j WHERE j.seq = s.seq AND j.day = s.day)",
     "running jobs of no worker": "SELECT 1 FROM {schema}.live l WHERE state = 'running'"
     " AND NOT EXISTS (SELECT FROM {schema}.workers w WHERE w.n = l.worker)",
     "unique keys of no job": "SELECT 1 FROM {schema}.keys k WHERE until IS NULL"

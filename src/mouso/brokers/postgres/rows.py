@@ -32,8 +32,8 @@ from mouso.job import (
 PARKED = "parked"
 JOB = (
     "SELECT seq, day, id, task, payload, codec, queue, priority, due, expires_at, unique_key, unique_scope,"
-    " unique_period, options, state, attempts, crashes, releases, claims, enqueued_at, finished_at, run_seconds, started_at,"
-    " cpu_seconds, peak_memory, pid, worker, cancel, progress, result, reason"
+    " unique_period, options, state, attempts, crashes, releases, claims, enqueued_at, finished_at, run_seconds,"
+    " started_at, cpu_seconds, peak_memory, pid, worker, cancel, progress, result, reason"
 )
 _DAY_MS = 86_400_000
 _MOST = 2**63
