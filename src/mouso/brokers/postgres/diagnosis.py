@@ -214,7 +214,8 @@ def _upkeep(look: _Look) -> Facts:
     waits = "SELECT 1 FROM {schema}.live WHERE state <> 'running' AND"
     kept = (
         "SELECT 1 FROM (SELECT coalesce(keep_until, finished_at + CASE state WHEN 'dead' THEN $2::bigint"
-        f" ELSE $3::bigint END) AS until FROM {{schema}}.history ORDER BY seq LIMIT {_SAMPLE}) eldest WHERE until <= $1::bigint"
+        f" ELSE $3::bigint END) AS until FROM {{schema}}.history ORDER BY seq LIMIT {_SAMPLE}) eldest"
+        " WHERE until <= $1::bigint"
     )
     late = {
         "jobs past their expiry that are not marked as expired": look.count(
