@@ -335,3 +335,19 @@ def test_good_refusals_are_said_in_words(server: PostgresServer) -> None:
             with pytest.raises(ConfigError) as caught:
                 broker.enqueue([Job(id="a", task="work")])
             assert "secret" not in str(caught.value)
+
+
+def test_the_server_that_takes_jobs_is_found_among_several(server: PostgresServer) -> None:
+    """One is gone, one is read-only, and the deadline is shared among them."""
+    with PostgresServer(default_transaction_read_only="on") as standby:
+        hosts = f"127.0.0.1:1,127.0.0.1:{standby.port},127.0.0.1:{server.port}"
+        url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
+        with closing(PostgresBroker(BrokerURL.parse(url))) as broker:
+            standby.freeze()
+            began = time.monotonic()
+            broker.enqueue([Job(id="a", task="work")], timeout=4)
+            assert time.monotonic() - began < 4
+            standby.thaw()
+            rows(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mouso'")
+            broker.enqueue([Job(id="b", task="work")])
+    assert rows(server, "SELECT id FROM mouso.jobs ORDER BY id") == [("a",), ("b",)]

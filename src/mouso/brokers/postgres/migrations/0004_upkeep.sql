@@ -134,26 +134,48 @@ LANGUAGE sql AS $$
     INSERT INTO {schema}.tallies (queue, state, n) SELECT a.queue, a.state, sum(a.n) FROM added a GROUP BY 1, 2
 $$;
 
+-- The next stretch of finished jobs that are past their retention, which goes on where the last one ended: an index by age
+-- would cost every job an insert.
+CREATE FUNCTION {schema}.sweep(_now bigint, _limit integer, _finished bigint, _dead bigint, _large integer[])
+RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    _swept bigint := coalesce((SELECT m.value FROM {schema}.meta m WHERE m.key = 'swept'), 0);
+    _old bigint[];
+    _looked integer;
+    _last bigint;
+BEGIN
+    SELECT array_agg(s.seq ORDER BY s.seq) FILTER (
+        WHERE s.finished_at + CASE s.state WHEN 'dead' THEN _dead ELSE _finished END <= _now AND s.keep_until IS NULL
+    ), count(*), max(s.seq) INTO _old, _looked, _last
+    FROM (
+        SELECT h.seq, h.finished_at, h.state, h.keep_until FROM {schema}.history h
+        WHERE h.seq > _swept AND h.day <> ALL (_large) ORDER BY h.seq LIMIT 20000
+    ) s;
+    _last := CASE WHEN cardinality(_old) > _limit THEN _old[_limit] WHEN _looked = 20000 THEN _last ELSE 0 END;
+    INSERT INTO {schema}.meta AS m (key, value) VALUES ('swept', _last)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE m.value <> excluded.value;
+    RETURN coalesce(_old[:_limit], '{}');
+END $$;
+
 -- Deletes up to _limit finished jobs past their retention, the first enqueued first; the caller holds the lock of upkeep.
 CREATE FUNCTION {schema}.prune_rows(
     _now bigint, _limit integer, _finished bigint, _dead bigint, _max_finished bigint, _max_dead bigint
 ) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
+    _large integer[] := {schema}.large_days();
     _seqs bigint[];
     _over bigint;
     _class record;
-    _large integer[] := {schema}.large_days();
 BEGIN
     DELETE FROM {schema}.keys k WHERE k.until <= _now;
     _seqs := ARRAY(
-        SELECT h.seq FROM {schema}.history h WHERE h.keep_until <= _now AND h.day <> ALL (_large)
-        UNION ALL SELECT h.seq FROM {schema}.history h
-        WHERE h.finished_at <= _now - _finished AND h.state <> 'dead' AND h.keep_until IS NULL AND h.day <> ALL (_large)
-        UNION ALL SELECT h.seq FROM {schema}.history h
-        WHERE h.finished_at <= _now - _dead AND h.state = 'dead' AND h.keep_until IS NULL AND h.day <> ALL (_large)
-        ORDER BY 1 LIMIT _limit
+        SELECT h.seq FROM {schema}.history h WHERE h.keep_until <= _now AND h.day <> ALL (_large) ORDER BY 1 LIMIT _limit
     );
+    IF cardinality(_seqs) < _limit THEN
+        _seqs := _seqs || {schema}.sweep(_now, _limit - cardinality(_seqs), _finished, _dead, _large);
+    END IF;
     FOR _class IN VALUES ('{dead}'::text[], _max_dead), ('{completed,cancelled,expired}', _max_finished) LOOP
         _over := {schema}.excess(_class.column1, _class.column2) - (
             SELECT count(*) FROM {schema}.history h WHERE h.seq = ANY (_seqs) AND h.state = ANY (_class.column1)
