@@ -21,11 +21,8 @@ _ERRORS = (
     "(SELECT string_agg(error, E'\\n' ORDER BY claims) FROM {schema}.runs r WHERE r.seq = e.seq AND r.day = e.day"
     " AND error IS NOT NULL)"
 )
-_GET = (
-    f"{rows.JOB}, {_ERRORS} FROM {{schema}}.everything e WHERE (id, day) IN"
-    " (SELECT * FROM unnest($1::text[], $2::integer[]))"
-)
-_SOME = f"{rows.JOB} FROM {{schema}}.everything WHERE seq = ANY ($1::bigint[])"
+_GET = f"{rows.JOB}, {_ERRORS} FROM {{schema}}.read({{schema}}.locate($1, $2)) e"
+_SOME = f"{rows.JOB} FROM {{schema}}.read($1)"
 
 
 def table(found: pq.abc.PGresult | None) -> list[tuple[Any, ...]]:

@@ -142,10 +142,29 @@ LANGUAGE sql AS $$
     SELECT {schema}.ring('w')
 $$;
 
+-- Everything that is known of some jobs but their errors and runs, by their indexes whatever the statistics say.
+CREATE FUNCTION {schema}.read(_seqs bigint[]) RETURNS SETOF {schema}.everything ROWS 10
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off
+    SET max_parallel_workers_per_gather = 0 AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM {schema}.everything e WHERE e.seq = ANY (_seqs);
+END $$;
+
+-- The keys of jobs.
+CREATE FUNCTION {schema}.locate(_ids text[], _days integer[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off
+    SET max_parallel_workers_per_gather = 0 AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT j.seq FROM unnest(_ids, _days) AS a (id, day) JOIN {schema}.jobs j ON j.id = a.id AND j.day = a.day
+    );
+END $$;
+
 -- What waiting callers see of jobs; those that are unknown are left out.
 CREATE FUNCTION {schema}.look(_ids text[], _days integer[])
 RETURNS TABLE (id text, state text, attempts integer, progress text)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off
+    SET max_parallel_workers_per_gather = 0 AS $$
 BEGIN
     RETURN QUERY
     SELECT j.id, coalesce(l.state, h.state), coalesce(l.attempts, h.attempts), coalesce(l.progress, h.progress)
