@@ -1,4 +1,4 @@
-"""Jobs of a day are in partitions of their own, which are dropped as a whole; what is still wanted stays."""
+"""How a PostgreSQL store stays small and fast: days are dropped as a whole, and dead rows are not stepped over."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -138,3 +138,23 @@ def test_a_reader_does_not_let_days_turn_and_nobody_waits_for_long(
         broker.enqueue([Job(id="a", task="work")])
     turn(server, broker, Retention())
     assert len(rows(server, "SELECT * FROM mouso.days()")) == 4
+
+
+def test_a_claim_goes_on_where_the_last_one_began_while_dead_rows_slow_it(
+    server: PostgresServer, broker: PostgresBroker
+) -> None:
+    """What came back elsewhere waits for a moment, unless there is too little else; what came back here does not."""
+    broker.enqueue([Job(id=f"j{n}", task="work") for n in range(20)])
+    with closing(PostgresBroker(BrokerURL.parse(server.url))) as other:
+        other.exchange("2" * 16, [], Want(limit=2))
+        leases = broker.exchange(WORKER, [], Want(limit=3)).leases
+        broker._floors.claimed(leases, slow=True)
+        assert other.retire("2" * 16) == 2
+        assert [lease.id for lease in broker.exchange(WORKER, [], Want(limit=2)).leases] == ["j5", "j6"]
+        broker.enqueue([Job(id="urgent", task="work", priority=9)])
+        found = [lease.id for lease in broker.exchange(WORKER, [], Want(limit=2)).leases]
+        assert found == ["urgent", "j7"]
+        found = [lease.id for lease in broker.exchange(WORKER, [], Want(limit=14)).leases]
+        assert sorted(found) == sorted(["j0", "j1", *(f"j{n}" for n in range(8, 20))])
+    assert broker.retire(WORKER) == 21
+    assert [lease.id for lease in broker.exchange(WORKER, [], Want(limit=3)).leases] == ["urgent", "j0", "j1"]

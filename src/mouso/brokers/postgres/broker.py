@@ -29,6 +29,7 @@ from mouso.brokers.base import (
 )
 from mouso.brokers.postgres import joining, reading, rows, schema, wire
 from mouso.brokers.postgres.bell import CALLERS, WORKERS, Ear, Woken
+from mouso.brokers.postgres.floors import Floors
 from mouso.brokers.postgres.link import Link
 from mouso.brokers.postgres.wire import BIGINT, INTEGER
 from mouso.clock import SYSTEM, Clock
@@ -55,6 +56,7 @@ class PostgresBroker:
         self._link = Link(url)
         self._calls: dict[str, bytes] = {}
         self._turn = ""
+        self._floors = Floors()
         self._opened = False
         self._opening = threading.Lock()
         self._ears: dict[str, Ear] = {}
@@ -158,7 +160,9 @@ class PostgresBroker:
         strange = [outcome.key for outcome in outcomes if not rows.possible(outcome.key)]
         if strange:
             outcomes = [outcome for outcome in outcomes if rows.possible(outcome.key)]
-        shares = want.shares
+        if any(outcome.state is not JobState.COMPLETED for outcome in outcomes):
+            self._floors.forget()
+        shares, floors = want.shares, self._floors.current()
         found = self._call(
             "exchange",
             self._now(), wire.text(worker), *self._host(), *rows.outcomes_columns(outcomes, worker),
@@ -167,14 +171,17 @@ class PostgresBroker:
             None if shares is None else wire.numbers(INTEGER, [share for _, share in shares]),
             None if want.tasks is None else wire.texts(list(want.tasks)),
             wire.text(self._turn),
+            wire.texts(list(floors)), wire.numbers(BIGINT, list(floors.values())),
             again=False,
         )  # fmt: skip
-        exchange, turn = rows.exchange(found)
+        exchange, turn, slow = rows.exchange(found)
+        self._floors.claimed(exchange.leases, slow=slow)
         self._turn = turn or self._turn
         exchange.fenced += strange
         return exchange
 
     def heartbeat(self, worker: WorkerInfo) -> list[Command]:
+        self._floors.forget()
         info = msgspec.json.encode(worker)
         found = self._call(
             "heartbeat", self._now(), *self._host(), wire.text(worker.id), info, wire.texts(worker.tasks)
@@ -193,6 +200,7 @@ class PostgresBroker:
         return [*strange, *(int.from_bytes(key, signed=True) for (key,) in reading.table(found))]
 
     def reconcile(self, worker: str, held: Sequence[tuple[int | str, int]]) -> list[int | str]:
+        self._floors.forget()
         strange = [key for key, _ in held if not rows.possible(key)]
         good = [(int(key), token) for key, token in held if rows.possible(key)]
         keys, tokens = (wire.numbers(BIGINT, [pair[n] for pair in good]) for n in (0, 1))
@@ -201,14 +209,17 @@ class PostgresBroker:
         return [key for key, _ in held if key in lost or key in strange]
 
     def retire(self, worker: str) -> int:
+        self._floors.forget()
         return self._number("retire", self._now(), wire.text(worker))
 
     # -- upkeep
 
     def promote(self, limit: int) -> int:
+        self._floors.forget()
         return self._number("promote", self._now(), wire.small(limit))
 
     def reap(self, limit: int) -> list[str]:
+        self._floors.forget()
         found = self._call("reap", self._now(), *self._host(), wire.small(limit))
         return [worker.decode() for (worker,) in reading.table(found)]
 
@@ -226,6 +237,7 @@ class PostgresBroker:
         return [CancelResult(word.decode()) for (word,) in reading.table(found)]
 
     def retry(self, ids: Sequence[str], *, payload: bytes | None = None) -> list[RetryResult]:
+        self._floors.forget()
         found = self._call("retry", self._now(), *rows.ids(ids), payload) if ids else None
         return [RetryResult(word.decode()) for (word,) in reading.table(found)]
 

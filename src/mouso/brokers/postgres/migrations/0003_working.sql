@@ -214,16 +214,19 @@ BEGIN
 END $$;
 
 -- Settles, then claims. Each row is a lease but the last, which tells the rest. The queues to serve each have their share;
--- without any, all have, beginning after _after.
+-- without any, all have, beginning after _after. Rows that vacuum may not remove yet lie before the available ones in the
+-- index: where stepping over them is slow, says slow, and the worker names the lowest job to look at for a while (_floors, of
+-- the queues _bounded). What has come back meanwhile and is lower waits for that long, unless there is too little else.
 CREATE FUNCTION {schema}.exchange(
     _now bigint, _worker text, _boot text, _own bigint,
     _keys bigint[], _tokens bigint[], _runs double precision[], _results bytea[], _keeps bigint[], _starts bigint[],
     _cpus double precision[], _memories bigint[], _pids integer[], _outcomes json,
-    _limit integer, _queues text[], _shares integer[], _tasks text[], _after text
+    _limit integer, _queues text[], _shares integer[], _tasks text[], _after text,
+    _bounded text[], _floors bigint[]
 ) RETURNS TABLE (
     key bigint, token integer, id text, task text, queue text, payload bytea, codec text, attempts integer,
     crashes integer, releases integer, enqueued_at bigint, ttl bigint, options bytea, priority smallint,
-    fenced text, parked text, next_due bigint, turn text
+    fenced text, parked text, next_due bigint, turn text, slow boolean
 )
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off
     SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -241,8 +244,11 @@ DECLARE
     _unknown bigint[];
     _strange text[];
     _known text[];
+    _floor bigint;
+    _began timestamptz;
 BEGIN
     _now := coalesce(_now, {schema}.now());
+    slow := false;
     IF _keys IS NOT NULL THEN
         _fenced := {schema}.complete(_now, _worker, _keys, _tokens, _runs, _results, _keeps, _starts, _cpus, _memories,
             _pids);
@@ -273,7 +279,9 @@ BEGIN
                 CONTINUE WHEN _shares[_i] < 0 OR _queues[_i] = ANY (_paused);
                 _count := CASE _round WHEN 1 THEN least(_left, _shares[_i]) ELSE _left END;
                 _elsewhere := '{}';
+                _floor := coalesce(_floors[array_position(_bounded, _queues[_i])], 0);
                 WHILE _count > 0 LOOP
+                    _began := clock_timestamp();
                     SELECT array_agg(p.ctid) FILTER (WHERE p.known), array_agg(p.seq) FILTER (WHERE p.known AND p.fresh),
                         array_agg(p.seq) FILTER (WHERE NOT p.known), array_agg(DISTINCT p.task) FILTER (WHERE NOT p.known)
                     INTO _found, _fresh, _unknown, _strange
@@ -282,8 +290,10 @@ BEGIN
                         FROM {schema}.live l
                         WHERE l.state = 'available' AND l.queue = _queues[_i]
                             AND (l.expires_at IS NULL OR l.expires_at > _now) AND l.task <> ALL (_elsewhere)
+                            AND l.seq >= _floor
                         ORDER BY l.priority DESC, l.seq LIMIT _count FOR UPDATE SKIP LOCKED
                     ) p;
+                    slow := slow OR (_floor = 0 AND clock_timestamp() - _began > interval '5 milliseconds');
                     IF _found IS NOT NULL THEN
                         RETURN QUERY
                         WITH claimed AS (
@@ -295,7 +305,7 @@ BEGIN
                         )
                         SELECT c.seq, c.claims, j.id, c.task, _queues[_i], j.payload, j.codec, c.attempts, c.crashes,
                             c.releases, j.enqueued_at, c.expires_at - _now, j.options, c.priority, NULL::text, NULL::text,
-                            NULL::bigint, NULL::text
+                            NULL::bigint, NULL::text, NULL::boolean
                         FROM claimed c JOIN {schema}.jobs j ON j.seq = c.seq AND j.day = c.day
                         ORDER BY c.priority DESC, c.seq;
                         _count := _count - cardinality(_found);
@@ -305,6 +315,10 @@ BEGIN
                         DELETE FROM {schema}.keys k WHERE k.seq = ANY (_fresh) AND k.until IS NULL;
                     END IF;
                     IF _unknown IS NULL THEN
+                        IF _floor > 0 AND _count > 0 THEN
+                            _floor := 0;
+                            CONTINUE;
+                        END IF;
                         IF _count > 0 THEN
                             _shares[_i] := -1; -- it has no more
                         END IF;
