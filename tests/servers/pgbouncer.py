@@ -1,6 +1,7 @@
 """A private PgBouncer in transaction mode before a private PostgreSQL."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -54,3 +55,7 @@ class PgBouncer(Server):
         with suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=5) as client:
             return client.execute("SELECT 1").fetchone() == (1,)
         return False
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        shutil.rmtree(self.folder, ignore_errors=True)
