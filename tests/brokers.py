@@ -8,10 +8,11 @@ from secrets import token_hex
 import pytest
 
 from tests import leaks
+from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-SERVERS: dict[str, type[Server]] = {"redis": RedisServer}
+SERVERS: dict[str, Callable[[Path], Server]] = {"redis": RedisServer, "postgres": lambda folder: PostgresServer()}
 EVERY = ("sqlite", *SERVERS)
 
 
@@ -29,10 +30,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs a test that uses a store on the brokers that were asked for, or that it asks for itself."""
     if "broker_name" not in metafunc.fixturenames:
         return
-    asked = metafunc.config.getoption("broker")
-    own = metafunc.definition.get_closest_marker("every_broker")
-    names = asked or (EVERY if own is not None else ["sqlite"])
-    if own is None and asked and metafunc.definition.get_closest_marker("only_sqlite") is not None:
+    marker = metafunc.definition.get_closest_marker
+    names = metafunc.config.getoption("broker") or (EVERY if marker("every_broker") else ["sqlite"])
+    if marker("only_sqlite"):
         names = ["sqlite"]
     if names != ["sqlite"]:
         metafunc.parametrize("broker_name", names, indirect=True)

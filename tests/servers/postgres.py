@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ class PostgresServer(Server):
     @property
     def url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @contextmanager
+    def store(self, name: str) -> Iterator[str]:
+        yield f"{self.url}?schema=jobs_{name}"
+        with self.client() as client:
+            client.execute(f"DROP SCHEMA IF EXISTS jobs_{name} CASCADE")
 
     def command(self) -> Sequence[str]:
         words = [_program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]

@@ -6,8 +6,8 @@ import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -41,9 +41,10 @@ class Server(ABC):
     def url(self) -> str:
         """The broker URL of this server."""
 
-    @abstractmethod
-    def store(self, name: str) -> AbstractContextManager[str]:
-        """A part of the server for one test: the URL of it; what is in it is deleted at the end."""
+    @contextmanager
+    def store(self, name: str) -> Iterator[str]:
+        """A part of the server for one test, or all of it: its URL; what is in the part is deleted at the end."""
+        yield self.url
 
     @abstractmethod
     def command(self) -> Sequence[str]:
