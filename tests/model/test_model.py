@@ -384,15 +384,12 @@ class PostgresHistory(History):
         return PostgresBroker(BrokerURL.parse(f"{self.server.url}?notify=off"), clock=self.clock)
 
 
-_REDIS = "a claim that another worker than its own settles is given back again when its own is retired"
-
-
 @pytest.mark.parametrize(
     ("history", "times"),
     [
         (MemoryHistory, 100),
         (SQLiteHistory, 300),
-        pytest.param(RedisHistory, 100, marks=pytest.mark.xfail(reason=_REDIS)),
+        (RedisHistory, 100),
         (PostgresHistory, 40),
     ],
 )

@@ -344,8 +344,8 @@ class Broker(Protocol):
             ValueError: An outcome's state is none of ``TRANSITIONS[RUNNING]``; nothing changes.
 
         Guarantees:
-            An outcome is applied if its token is the job's last claim and the job is still running under it; else it
-            changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
+            An outcome is applied if its token is the job's last claim, which this worker made, and the job is still
+            running under it; else it changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
             reason and error with the new state, and with the run what it took and logged.
             A job is claimed by one worker only, however many ask at once. Claiming adds 1 to ``claims``.
             Inside a queue higher priority goes first, then what was enqueued first; a released or retried job keeps
@@ -372,7 +372,7 @@ class Broker(Protocol):
         ...
 
     def report(self, worker: str, updates: Sequence[Update]) -> list[int | str]:
-        """Stores progress, logs and stacks of running claims and returns the keys whose token no longer held.
+        """Stores progress, logs and stacks of running claims of this worker; returns the keys whose token did not hold.
 
         Guarantees:
             The last progress, log and stack of a claim win; repeating an update changes nothing more. Fenced updates

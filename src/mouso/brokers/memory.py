@@ -231,14 +231,15 @@ class MemoryBroker:
             next_due = max(0, min(dues)) if dues else None
             return Exchange(leases=leases, fenced=fenced, parked=parked, next_due=next_due)
 
-    def _running(self, key: int | str, token: int) -> _Record | None:
-        """The fence: the job, if this claim is its last and still runs."""
+    def _running(self, key: int | str, token: int, worker: str) -> _Record | None:
+        """The fence: the job, if this claim of this worker is its last and still runs."""
         record = self._store.jobs.get(key)
-        fits = record is not None and record.job.state is JobState.RUNNING and record.job.claims == token
-        return record if fits else None
+        if record is None or record.job.state is not JobState.RUNNING:
+            return None
+        return record if (record.job.claims, record.job.worker) == (token, worker) else None
 
     def _settle(self, outcome: Outcome, worker: str) -> bool:
-        record = self._running(outcome.key, outcome.token)
+        record = self._running(outcome.key, outcome.token, worker)
         if record is None:
             return False
         job, state, now = record.job, _ended_as(record.job, outcome.state), self._clock.now()
@@ -336,7 +337,7 @@ class MemoryBroker:
         fenced = []
         with self._step():
             for update in updates:
-                record = self._running(update.key, update.token)
+                record = self._running(update.key, update.token, worker)
                 if record is None:
                     fenced.append(update.key)
                     continue

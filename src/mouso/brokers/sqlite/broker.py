@@ -141,7 +141,7 @@ class SQLiteBroker:
         with self._store.write() as tx:
             now = self._clock.now()
             number = working.worker_number(tx, worker, self._boot, now, self._clock.steady())
-            fenced = working.settle(tx, worker, outcomes, now) if outcomes else []
+            fenced = working.settle(tx, worker, number, outcomes, now) if outcomes else []
             exchange = self._claimer.claim(tx, number, want, now)
             exchange.fenced = fenced
         if outcomes:

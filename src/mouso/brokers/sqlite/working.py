@@ -27,7 +27,7 @@ INSERT OR IGNORE INTO mouso_history (seq, state, queue, finished_at, run_seconds
 SELECT seq, 'completed', queue, ?, o.column3, ?, claims, attempts, crashes, releases, expires_at, o.column4, progress,
     o.column5, o.column6, o.column7, o.column8, o.column9
 FROM (VALUES {rows}) o CROSS JOIN mouso_live l ON l.seq = o.column1
-WHERE l.claims = o.column2 AND l.state = 'running'
+WHERE l.claims = o.column2 AND l.state = 'running' AND l.worker = ?
 """
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COMPLETE_ONE = _COMPLETE.format(rows=_ROW)
@@ -65,20 +65,20 @@ _TAKEN = "UPDATE mouso_runs SET asked = 0 WHERE seq = ? AND claims = ?"
 _UNPARK_AT_ONCE = 50_000
 
 
-def settle(tx: sqlite3.Connection, worker: str, outcomes: Sequence[Outcome], now: int) -> list[int | str]:
-    """Applies outcomes and returns the keys of those that were fenced."""
+def settle(tx: sqlite3.Connection, worker: str, number: int, outcomes: Sequence[Outcome], now: int) -> list[int | str]:
+    """Applies outcomes of a worker's claims and returns the keys of those that were fenced."""
     completed = [o for o in outcomes if o.state is JobState.COMPLETED]
     others = [o for o in outcomes if o.state is not JobState.COMPLETED]
     tallies: rows.Tallies = Counter()
-    if completed and not _complete_all(tx, worker, completed, now, tallies):
+    if completed and not _complete_all(tx, worker, number, completed, now, tallies):
         others = list(outcomes)
-    fenced = [o.key for o in others if not _settle_alone(tx, worker, o, now, tallies)]
+    fenced = [o.key for o in others if not _settle_alone(tx, worker, number, o, now, tallies)]
     rows.store_tallies(tx, tallies)
     return fenced
 
 
 def _complete_all(
-    tx: sqlite3.Connection, worker: str, outcomes: Sequence[Outcome], now: int, tallies: rows.Tallies
+    tx: sqlite3.Connection, worker: str, number: int, outcomes: Sequence[Outcome], now: int, tallies: rows.Tallies
 ) -> bool:
     """Completes jobs in two statements, or returns False and changes nothing if that does not work for each of them."""
     tx.execute("SAVEPOINT complete")
@@ -95,8 +95,8 @@ def _complete_all(
     try:
         for start in range(0, whole_rows, _ROWS):
             batch = chain.from_iterable(values[start : start + _ROWS])
-            done += tx.execute(_COMPLETE_MANY, (now, worker, *batch)).rowcount
-        done += tx.executemany(_COMPLETE_ONE, [(now, worker, *row) for row in values[whole_rows:]]).rowcount
+            done += tx.execute(_COMPLETE_MANY, (now, worker, *batch, number)).rowcount
+        done += tx.executemany(_COMPLETE_ONE, [(now, worker, *row, number) for row in values[whole_rows:]]).rowcount
         for logged in [o for o in outcomes if o.log is not None]:
             rows.end_run(tx, worker, logged)
         left = tx.execute(_LEAVE, (rows.encode_text([o.key for o in outcomes]),)).rowcount
@@ -111,11 +111,13 @@ def _complete_all(
     return whole
 
 
-def _settle_alone(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int, tallies: rows.Tallies) -> bool:
+def _settle_alone(
+    tx: sqlite3.Connection, worker: str, number: int, outcome: Outcome, now: int, tallies: rows.Tallies
+) -> bool:
     """Applies one outcome; one that the store cannot take, such as a counter at its limit, stops nobody else."""
     tx.execute("SAVEPOINT alone")
     try:
-        return _settle_one(tx, worker, outcome, now, tallies)
+        return _settle_one(tx, worker, number, outcome, now, tallies)
     except _REFUSED as error:
         tx.execute("ROLLBACK TO alone")
         log.error("the outcome %s of job %s cannot be stored, it is dead: %s", outcome.state, outcome.id, error)
@@ -125,10 +127,12 @@ def _settle_alone(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: in
         tx.execute("RELEASE alone")
 
 
-def _settle_one(tx: sqlite3.Connection, worker: str, outcome: Outcome, now: int, tallies: rows.Tallies) -> bool:
+def _settle_one(
+    tx: sqlite3.Connection, worker: str, number: int, outcome: Outcome, now: int, tallies: rows.Tallies
+) -> bool:
     row = tx.execute(
-        "SELECT cancel FROM mouso_live WHERE seq = ? AND claims = ? AND state = 'running'",
-        (outcome.key, outcome.token),
+        "SELECT cancel FROM mouso_live WHERE seq = ? AND claims = ? AND state = 'running' AND worker = ?",
+        (outcome.key, outcome.token, number),
     ).fetchone()
     if row is None:
         return False
@@ -320,8 +324,9 @@ def report(tx: sqlite3.Connection, worker: str, updates: Sequence[Update], now: 
     for update in updates:
         progress = None if update.progress is None else rows.encode_text(update.progress)
         changed = tx.execute(
-            "UPDATE mouso_live SET progress = coalesce(?, progress) WHERE seq = ? AND claims = ? AND state = 'running'",
-            (progress, update.key, update.token),
+            "UPDATE mouso_live SET progress = coalesce(?, progress) WHERE seq = ? AND claims = ? AND state = 'running'"
+            " AND worker = (SELECT n FROM mouso_workers WHERE id = ?)",
+            (progress, update.key, update.token, worker),
         ).rowcount
         if not changed:
             fenced.append(update.key)

@@ -126,6 +126,20 @@ class Settling(Suite):
         assert broker.report(W1, [Update(lease.key, token, Progress(1))]) == [lease.key]
         assert read(broker, "a") == before
 
+    def test_what_another_worker_says_is_fenced(self, broker: Broker) -> None:
+        """Its token is the job's last claim, which this worker made; else it changes nothing."""
+        enqueue(broker, "a")
+        lease = claim_one(broker)
+        claim(broker, 1, worker=W2)  # which makes it known
+        before = read(broker, "a")
+        for state in (JobState.COMPLETED, JobState.RETRYABLE):
+            assert settle(broker, outcome(lease, state), worker=W2) == [lease.key]
+        assert settle(broker, outcome(lease, JobState.COMPLETED), worker="unknown") == [lease.key]
+        for other in (W2, "nobody"):
+            assert broker.report(other, [Update(lease.key, lease.token, Progress(1))]) == [lease.key]
+        assert read(broker, "a") == before
+        assert settle(broker, outcome(lease, JobState.COMPLETED)) == []
+
     @pytest.mark.parametrize("key", [0, -1, 10**12, "", "unknown"])
     def test_an_unknown_key_is_fenced(self, broker: Broker, key: int | str) -> None:
         """Else it changes nothing and its key is in ``fenced``."""

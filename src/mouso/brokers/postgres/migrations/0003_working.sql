@@ -86,7 +86,7 @@ BEGIN
 END $$;
 
 -- Applies outcomes that take more than a completion does; returns the keys of those that were fenced.
-CREATE FUNCTION {schema}.settle_each(_now bigint, _worker text, _outcomes json) RETURNS bigint[]
+CREATE FUNCTION {schema}.settle_each(_now bigint, _worker text, _number integer, _outcomes json) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
     _outcome record;
@@ -99,7 +99,7 @@ BEGIN
             started_at bigint, cpu_seconds double precision, peak_memory bigint, pid integer)
     LOOP
         SELECT * INTO _job FROM {schema}.live l
-        WHERE l.seq = _outcome.key AND l.claims = _outcome.token AND l.state = 'running' FOR UPDATE;
+        WHERE l.seq = _outcome.key AND l.claims = _outcome.token AND l.state = 'running' AND l.worker = _number FOR UPDATE;
         IF NOT FOUND THEN
             _fenced := _fenced || _outcome.key;
             CONTINUE;
@@ -149,8 +149,8 @@ END $$;
 -- Completes jobs, given by columns; returns the keys of those that were fenced. Only a running job has a worker; were the
 -- state asked for, the planner would take the index of all running jobs.
 CREATE FUNCTION {schema}.complete(
-    _now bigint, _worker text, _keys bigint[], _tokens bigint[], _runs double precision[], _results bytea[],
-    _keeps bigint[], _starts bigint[], _cpus double precision[], _memories bigint[], _pids integer[]
+    _now bigint, _worker text, _number integer, _keys bigint[], _tokens bigint[], _runs double precision[],
+    _results bytea[], _keeps bigint[], _starts bigint[], _cpus double precision[], _memories bigint[], _pids integer[]
 ) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -162,7 +162,7 @@ BEGIN
             AS o (key, token, run_seconds, result, keep, started_at, cpu_seconds, peak_memory, pid)
     ), done AS (
         DELETE FROM {schema}.live l USING outcome o
-        WHERE l.seq = o.key AND l.claims = o.token AND l.worker IS NOT NULL
+        WHERE l.seq = o.key AND l.claims = o.token AND l.worker = _number
         RETURNING l.seq, l.day, l.queue, l.claims, l.attempts, l.crashes, l.releases, l.expires_at, l.progress, l.holds, o.*
     ), told AS (
         INSERT INTO {schema}.tallies (queue, state, n) SELECT d.queue, 'completed', count(*) FROM done d GROUP BY d.queue
@@ -249,19 +249,19 @@ DECLARE
 BEGIN
     _now := coalesce(_now, {schema}.now());
     slow := false;
+    SELECT w.n INTO _number FROM {schema}.workers w WHERE w.id = _worker AND w.reaped_at IS NULL;
     IF _keys IS NOT NULL THEN
-        _fenced := {schema}.complete(_now, _worker, _keys, _tokens, _runs, _results, _keeps, _starts, _cpus, _memories,
-            _pids);
+        _fenced := {schema}.complete(_now, _worker, _number, _keys, _tokens, _runs, _results, _keeps, _starts, _cpus,
+            _memories, _pids);
     END IF;
     IF _outcomes IS NOT NULL THEN
-        _fenced := _fenced || {schema}.settle_each(_now, _worker, _outcomes);
+        _fenced := _fenced || {schema}.settle_each(_now, _worker, _number, _outcomes);
     END IF;
     IF _keys IS NOT NULL OR _outcomes IS NOT NULL THEN
         PERFORM {schema}.ring('c');
     END IF;
     IF _limit > 0 THEN
-        SELECT w.n INTO _number FROM {schema}.workers w WHERE w.id = _worker AND w.reaped_at IS NULL;
-        IF NOT FOUND THEN
+        IF _number IS NULL THEN
             _number := {schema}.announce(_now, _boot, _own, _worker, '', '{}');
         END IF;
         IF _queues IS NULL THEN
@@ -370,13 +370,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     _job {schema}.live;
     _update record;
+    _number integer := (SELECT w.n FROM {schema}.workers w WHERE w.id = _worker);
 BEGIN
     _now := coalesce(_now, {schema}.now());
     FOR _update IN
         SELECT * FROM unnest(_keys, _tokens, _progresses, _logs, _stacks) AS u (key, token, progress, log, stack)
     LOOP
         SELECT * INTO _job FROM {schema}.live l
-        WHERE l.seq = _update.key AND l.claims = _update.token AND l.state = 'running' FOR UPDATE;
+        WHERE l.seq = _update.key AND l.claims = _update.token AND l.state = 'running' AND l.worker = _number FOR UPDATE;
         IF NOT FOUND THEN
             RETURN QUERY SELECT _update.key;
             CONTINUE;

@@ -7,7 +7,7 @@ for i = 3, #ARGV, 5 do
   local seq, token = ARGV[i], tonumber(ARGV[i + 1])
   local record = redis.call('HGET', live, seq)
   local s = record and read_state(record)
-  if not s or s.state ~= RUNNING or s.claims ~= token then
+  if not s or s.state ~= RUNNING or s.claims ~= token or s.worker ~= ARGV[2] then
     fenced[#fenced + 1] = (i + 2) / 5
   else
     if ARGV[i + 2] ~= '' then
