@@ -345,8 +345,8 @@ class Broker(Protocol):
 
         Guarantees:
             An outcome is applied if its token is the job's last claim, which this worker made, and the job is still
-            running under it; else it changes nothing and its key is in ``fenced``. Applying adds 1 to the charged counter and stores result,
-            reason and error with the new state, and with the run what it took and logged.
+            running under it; else it changes nothing and its key is in ``fenced``. Applying adds 1 to the charged
+            counter and stores result, reason and error with the new state, and with the run what it took and logged.
             A job is claimed by one worker only, however many ask at once. Claiming adds 1 to ``claims``.
             Inside a queue higher priority goes first, then what was enqueued first; a released or retried job keeps
             its place.

@@ -132,10 +132,9 @@ class Settling(Suite):
         lease = claim_one(broker)
         claim(broker, 1, worker=W2)  # which makes it known
         before = read(broker, "a")
-        for state in (JobState.COMPLETED, JobState.RETRYABLE):
-            assert settle(broker, outcome(lease, state), worker=W2) == [lease.key]
-        assert settle(broker, outcome(lease, JobState.COMPLETED), worker="unknown") == [lease.key]
         for other in (W2, "nobody"):
+            for next_state in (JobState.COMPLETED, JobState.RETRYABLE):
+                assert settle(broker, outcome(lease, next_state), worker=other) == [lease.key]
             assert broker.report(other, [Update(lease.key, lease.token, Progress(1))]) == [lease.key]
         assert read(broker, "a") == before
         assert settle(broker, outcome(lease, JobState.COMPLETED)) == []
