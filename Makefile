@@ -15,7 +15,7 @@ STYLED  = $(CHECKED) $(wildcard docs/_ext)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs bench pins clean
+.PHONY: help demo test test-all servers lint format docs bench pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,11 +23,14 @@ help: ## this list
 demo: $(READY) ## analyse a real code base on SQLite: the standard library, or the one in DIR
 	@exec $(BIN)/mouso demo $(if $(DIR),--dir "$(DIR)")
 
-test: lint ## lint, then every test suite (TESTS=path, ARGS=options for pytest)
+test: lint servers ## lint, then every test suite (TESTS=path, ARGS=options for pytest)
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS) $(TESTS)
 
-test-all: $(DEV) ## the test suites on Python 3.11, 3.12 and 3.13, where they are found
+test-all: $(DEV) servers ## the test suites on Python 3.11, 3.12 and 3.13, where they are found
 	@$(BIN)/python -m tools.test_all $(ARGS)
+
+servers: $(DEV) ## install the servers that the tests start (as root on Debian; else it says what to install)
+	@$(BIN)/python -m tools.servers
 
 lint: $(DEV) ## style, types, layers, sizes, house rules
 	@echo "lint: ruff check" && $(BIN)/ruff check -q $(STYLED)

@@ -36,7 +36,6 @@ class PgBouncer(Server):
         postgres: The server behind it.
     """
 
-    package = "pgbouncer"
     user = PostgresServer.user
 
     def __init__(self, postgres: PostgresServer) -> None:
@@ -49,7 +48,7 @@ class PgBouncer(Server):
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def command(self) -> Sequence[str]:
-        return [program("pgbouncer", self.package), os.fspath(self.folder / "pgbouncer.ini")]
+        return [program("pgbouncer"), os.fspath(self.folder / "pgbouncer.ini")]
 
     def answers(self) -> bool:
         with suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=5) as client:

@@ -28,7 +28,6 @@ class PostgresServer(Server):
         settings: More settings, as in its configuration file: ``max_connections="10"``.
     """
 
-    package = "postgresql"
     user = _SERVICE_USER
 
     def __init__(self, *, fsync: bool = False, **settings: str) -> None:
@@ -57,7 +56,7 @@ class PostgresServer(Server):
             client.execute(f"DROP SCHEMA IF EXISTS jobs_{name} CASCADE")
 
     def command(self) -> Sequence[str]:
-        words = [_program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        words = [program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
         for name, value in self.settings.items():
             words += ["-c", f"{name}={value}"]
         return words
@@ -130,7 +129,7 @@ def _template() -> Path:
     folder = _folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     subprocess.run(
-        [_program("initdb"), "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+        [program("initdb"), "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
         check=True,
         cwd=folder,
         stdout=subprocess.DEVNULL,
@@ -139,8 +138,3 @@ def _template() -> Path:
         extra_groups=None if _SERVICE_USER is None else [],
     )
     return folder / "data"
-
-
-def _program(name: str) -> str:
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
-    return program(name, PostgresServer.package, *map(str, versions))

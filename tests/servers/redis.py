@@ -22,8 +22,6 @@ class RedisServer(Server):
         settings: More settings, as on its command line: ``maxmemory="10mb"``.
     """
 
-    package = "redis-server"
-
     def __init__(self, folder: Path, **settings: str) -> None:
         super().__init__(folder)
         self.settings = {"appendonly": "yes", "appendfsync": "everysec", "save": ""} | settings
@@ -33,7 +31,7 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> Sequence[str]:
-        words = [program("redis-server", self.package), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", "."]
+        words = [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", "."]
         for name, value in self.settings.items():
             words += [f"--{name.replace('_', '-')}", value]
         return words
@@ -99,7 +97,7 @@ class Sentinel(RedisServer):
         )
 
     def command(self) -> Sequence[str]:
-        return [program("redis-server", self.package), str(self.file), "--sentinel"]
+        return [program("redis-server"), str(self.file), "--sentinel"]
 
 
 class Watched:

@@ -1,7 +1,6 @@
 """What the servers of the tests have in common: a process, a port, a folder, and signals."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from typing import Self
 import pytest
 
 from tests.support import free_port, wait_until
+from tools import servers
 
 READY = 30.0
 """Seconds that a server may take until it answers."""
@@ -26,8 +26,6 @@ class Server(ABC):
         folder: Where all of its files are; it must exist, and be empty the first time.
     """
 
-    package = ""
-    """What Debian calls what there is to install."""
     user: str | None = None
     """As whom it runs, if not as the user of the tests."""
 
@@ -130,14 +128,14 @@ class Server(ABC):
         self.kill()
 
 
-def program(name: str, package: str, *folders: str) -> str:
+def program(name: str) -> str:
     """The path of a server's program.
 
     Skips the test if there is none, and fails it in CI: ``make test`` installs what is missing where it may.
     """
-    found = shutil.which(name, path=os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    found = servers.find(name)
     if found is None:
-        said = f"{name} is not installed; install it with: apt-get install {package}"
+        said = f"{name} is not installed; install it with: apt-get install {servers.PACKAGES[name]}"
         if os.environ.get("CI"):
             pytest.fail(said, pytrace=False)
         pytest.skip(said)  # says what to install; CI fails instead
