@@ -13,7 +13,10 @@ from mouso.errors import ConfigError
 @click.option(
     "--sql", "as_sql", is_flag=True, help="Print the SQL that makes the schema, and change nothing (PostgreSQL)."
 )
-def migrate(target: Target, as_json: bool, as_sql: bool) -> None:
+@click.option(
+    "--roles", is_flag=True, help="Print the SQL that makes roles with the least rights, and change nothing (PostgreSQL)."
+)
+def migrate(target: Target, as_json: bool, as_sql: bool, roles: bool) -> None:
     """Bring the store's schema up to date.
 
     Every use of an empty store does that by itself, and of an older SQLite file; a deployment may prefer to do it
@@ -21,14 +24,14 @@ def migrate(target: Target, as_json: bool, as_sql: bool) -> None:
     """
     with target.open() as app:
         url = app.broker.url
-        if as_sql:
-            script = getattr(app.broker, "migration_sql", None)
+        if as_sql or roles:
+            script = getattr(app.broker, "roles_sql" if roles else "migration_sql", None)
             if script is None:
-                raise ConfigError(f"{url} takes no SQL; run mouso migrate without --sql")
+                raise ConfigError(f"{url} takes no SQL; run mouso migrate without --{'roles' if roles else 'sql'}")
             sql = script()
         else:
             before, after = app.broker.migrate()
-    if as_sql:
+    if as_sql or roles:
         click.echo(sql, nl=False)
     elif as_json:
         write_json({"broker": url, "before": before, "after": after})

@@ -92,6 +92,10 @@ class PostgresBroker:
         """The statements that ``migrate`` would run on an empty database, for tools that migrate by themselves."""
         return schema.sql(self._name)
 
+    def roles_sql(self) -> str:
+        """The statements that make the roles of producers, workers and dashboards, with the least rights they need."""
+        return schema.roles_sql(self._name)
+
     def _call(self, verb: str, *values: bytes | None, timeout: float = 5.0, again: bool = True) -> pq.abc.PGresult:
         if not self._opened:
             deadline = SYSTEM.monotonic() + timeout
