@@ -35,7 +35,10 @@ from tests.docs.markdown import ROOT, blocks, pages
 
 DOCS = ROOT / "docs"
 GLOSSARY = ROOT / "GLOSSARY.md"
-SHIPPED = {"memory", "sqlite"}
+SHIPPED = {
+    *("memory", "sqlite", "postgresql"),
+    *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+}
 
 pytestmark = pytest.mark.xdist_group("site")  # it is built once
 

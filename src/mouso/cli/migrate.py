@@ -14,7 +14,9 @@ from mouso.errors import ConfigError
     "--sql", "as_sql", is_flag=True, help="Print the SQL that makes the schema, and change nothing (PostgreSQL)."
 )
 @click.option(
-    "--roles", is_flag=True, help="Print the SQL that makes roles with the least rights, and change nothing (PostgreSQL)."
+    "--roles",
+    is_flag=True,
+    help="Print the SQL that makes roles with the least rights, and change nothing (PostgreSQL).",
 )
 def migrate(target: Target, as_json: bool, as_sql: bool, roles: bool) -> None:
     """Bring the store's schema up to date.
