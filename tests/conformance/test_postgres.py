@@ -14,6 +14,7 @@ from mouso.testing.conformance import BrokerConformance
 from mouso.urls import BrokerURL
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
+from tests.support import free_port
 
 _numbers = count()
 
@@ -55,6 +56,10 @@ class TestPostgresBroker(BrokerConformance):
     def make_connection(self, server: PostgresServer) -> Callable[[], Any]:
         return lambda: server.client(autocommit=False)
 
+    @pytest.fixture
+    def broken(self) -> Broker:
+        return PostgresBroker(BrokerURL.parse(f"postgresql://127.0.0.1:{free_port()}/none"))
+
 
 class TestPostgresBrokerBehindPgBouncer(BrokerConformance):
     """In transaction mode, where every statement may meet another process of the server, and nobody listens."""
@@ -66,3 +71,7 @@ class TestPostgresBrokerBehindPgBouncer(BrokerConformance):
     @pytest.fixture
     def make_connection(self, pool: PgBouncer) -> Callable[[], Any]:
         return lambda: psycopg.connect(pool.url, prepare_threshold=None)
+
+    @pytest.fixture
+    def broken(self, pool: PgBouncer) -> Broker:
+        return PostgresBroker(BrokerURL.parse(pool.url.rpartition("/")[0] + "/unknown?notify=off"))

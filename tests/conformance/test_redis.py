@@ -10,6 +10,7 @@ from mouso.testing.clock import FakeClock
 from mouso.testing.conformance import BrokerConformance
 from mouso.urls import BrokerURL
 from tests.servers.redis import RedisServer
+from tests.support import free_port
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,7 @@ class TestRedisBroker(BrokerConformance):
             broker.close()
         with server.client() as client:
             client.flushall()
+
+    @pytest.fixture
+    def broken(self) -> Broker:
+        return RedisBroker(BrokerURL.parse(f"redis://127.0.0.1:{free_port()}"))

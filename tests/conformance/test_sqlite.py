@@ -35,3 +35,8 @@ class TestSQLiteBroker(BrokerConformance):
     @pytest.fixture
     def make_connection(self, file: Path) -> Callable[[], Any]:
         return lambda: sqlite3.connect(file)
+
+    @pytest.fixture
+    def broken(self, tmp_path: Path) -> Broker:
+        (tmp_path / "broken.db").write_bytes(b"no database\n" * 1000)
+        return SQLiteBroker(BrokerURL.parse(f"sqlite:///{tmp_path}/broken.db"))

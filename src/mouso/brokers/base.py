@@ -312,10 +312,11 @@ class Broker(Protocol):
         Guarantees:
             All are stored or none. A job that is due later is scheduled, any other available.
             An id that is stored already, in any state, changes nothing and is reported as not created.
-            A unique key that is held changes nothing and reports its holder. A key of scope ``queued`` is held until
-            the job is first claimed, ``live`` until it is final, ``period`` for that long from its enqueue.
-            With ``connection`` the jobs exist if and only if the caller commits; workers find them by looking, within
-            a second.
+            A unique key that is held changes nothing and reports its holder. One of scope ``queued`` is held until the
+            job is first claimed; one of scope ``live`` until it is final; one of scope ``period`` for that long from
+            its enqueue.
+            With ``connection`` the jobs exist if and only if the caller commits; from then on a claim finds them,
+            whether or not anything has rung.
         """
         ...
 
@@ -534,8 +535,8 @@ class Broker(Protocol):
             full: Look at all that is stored, however long it takes.
 
         Guarantees:
-            Nothing is changed or created, not even a store that does not exist. A store that is missing, locked,
-            damaged, of another version or closed to this user is a finding, not an exception.
+            Nothing is changed or created, not even a store that does not exist. A store that cannot be used,
+            whatever is the matter with it, is a finding, not an exception.
         """
         ...
 

@@ -61,6 +61,17 @@ class Diagnosing(Suite):
             broker.close()
         assert make_broker().queues() == []
 
+    @pytest.mark.parametrize("full", [False, True])
+    def test_a_store_that_cannot_be_used(self, request: pytest.FixtureRequest, broker: Broker, full: bool) -> None:
+        """A store that cannot be used, whatever is the matter with it, is a finding, not an exception."""
+        if not broker.capabilities.shared:
+            pytest.skip(f"{broker.capabilities.name} is this process's own memory, which is always there")
+        broken: Broker = request.getfixturevalue("broken")
+        with closing(broken):
+            worst = [finding for finding in _diagnose(broken, full=full) if finding.level is Level.ERROR]
+            assert worst
+            assert all(finding.remedy for finding in worst)
+
     def test_each_finding_says_what_to_do(self, broker: Broker, clock: FakeClock) -> None:
         """What there is, and what to do about it where there is anything to do."""
         _fill(broker)

@@ -45,6 +45,11 @@ class Suite:
         """Makes connections with ``commit``, ``rollback`` and ``close``; for ``transactional`` brokers."""
         raise NotImplementedError("the suite of a transactional broker provides make_connection")
 
+    @pytest.fixture
+    def broken(self) -> Broker:
+        """A broker whose store cannot be used: damaged, out of reach, …; for brokers that are ``shared``."""
+        raise NotImplementedError("the suite of a shared broker provides one that is broken")
+
 
 def make_job(id: str | None = None, **fields: Any) -> Job:
     """A job of the task that every worker here knows."""

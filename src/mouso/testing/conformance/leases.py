@@ -202,7 +202,7 @@ class Retiring(Suite):
         assert broker.reap(10) == []
 
     def test_claims_go_back_as_in_retire(self, broker: Broker, clock: FakeClock) -> None:
-        """Its claims go back as in ``retire``."""
+        """Claims go back as in ``retire``."""
         enqueue(broker, "a", "b")
         claim(broker, 2)
         broker.cancel(["b"])
@@ -216,7 +216,7 @@ class Retiring(Suite):
     def test_many_claims_go_back_in_several_calls(
         self, broker: Broker, clock: FakeClock, limit: int, calls: int
     ) -> None:
-        """In several calls if there are more than ``limit``; the call that gave back the last one names the worker."""
+        """In several calls if there are more than ``limit``; the worker is named by the call that gave back the last one."""
         enqueue(broker, *"abcde")
         claim(broker, 5)
         clock.advance(LEASE + 1)

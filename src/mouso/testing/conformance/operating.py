@@ -55,7 +55,7 @@ class Cancelling(Suite):
         assert (broker.promote(10), claim(broker, 10)) == (0, [])
 
     def test_a_running_one_is_asked_to_stop(self, broker: Broker) -> None:
-        """A running one is asked to stop: the wish is stored, reaches its worker at the next heartbeat."""
+        """A running one is asked to stop: the wish is stored, reaches its worker at the next heartbeat, and stays."""
         enqueue(broker, "a")
         lease = claim_one(broker)
         assert broker.cancel(["a"]) == [CancelResult.REQUESTED]
@@ -67,7 +67,7 @@ class Cancelling(Suite):
 
     @pytest.mark.parametrize("end", [JobState.AVAILABLE, JobState.RETRYABLE, JobState.SCHEDULED, JobState.DEAD])
     def test_the_wish_holds_when_the_claim_ends(self, broker: Broker, clock: FakeClock, end: JobState) -> None:
-        """And also holds when the claim is released or fails: it is cancelled then."""
+        """And also holds when the claim is released, snoozed or fails: the job is cancelled then."""
         enqueue(broker, "a", unique="key")
         lease = claim_one(broker)
         broker.cancel(["a"])
@@ -129,7 +129,8 @@ class Retrying(Suite):
 
     @pytest.mark.parametrize("origin", [JobState.DEAD, JobState.CANCELLED, JobState.EXPIRED])
     def test_final_jobs_begin_anew(self, broker: Broker, origin: JobState) -> None:
-        """Makes dead, cancelled and expired jobs available again, with their attempts and crashes back at 0."""
+        """Makes dead, cancelled and expired jobs available again, with their attempts and crashes back at 0.
+        ``claims`` and past errors are kept; expiry, result, reason and a cancel request are cleared."""
         bring(broker, "a", origin)
         before = read(broker, "a")
         assert (before.attempts, before.claims) == (2, 3)
@@ -192,7 +193,7 @@ class Retrying(Suite):
 
     @pytest.mark.parametrize("scope", UniqueScope)
     def test_a_key_that_another_job_holds(self, broker: Broker, clock: FakeClock, scope: UniqueScope) -> None:
-        """A job whose unique key another live job holds by now is left alone (``conflict``)."""
+        """A job whose unique key another job holds by now is left alone (``conflict``)."""
         options = {"unique": "key", "unique_scope": scope, "unique_period": 1000}
         enqueue(broker, "a", **options)
         finish(broker, JobState.DEAD, "a")
@@ -205,14 +206,14 @@ class Retrying(Suite):
         assert broker.retry(["a"]) == [RetryResult.RETRIED]
 
     def test_a_retried_job_holds_its_key_again(self, broker: Broker) -> None:
-        """A unique key is held ``live`` until the job is final."""
+        """A unique key of scope ``live`` is held until the job is final."""
         enqueue(broker, "a", unique="key")
         broker.cancel(["a"])
         assert broker.retry(["a"]) == [RetryResult.RETRIED]
         assert broker.enqueue([make_job("b", unique="key")]) == [Enqueued("a", False)]
 
     def test_only_one_of_two_gets_the_key_back(self, broker: Broker) -> None:
-        """A job whose unique key another live job holds by now is left alone (``conflict``)."""
+        """A job whose unique key another job holds by now is left alone (``conflict``)."""
         for id in "ab":
             enqueue(broker, id, unique="key")
             broker.cancel([id])

@@ -88,7 +88,7 @@ class Reading(Suite):
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_pages_list_every_job_once(self, broker: Broker, size: int) -> None:
-        """Following ``after`` from page to page lists every job that does not change meanwhile once."""
+        """Following ``after`` from page to page lists every job that stays as it is once."""
         names = [f"j{n}" for n in range(10)]
         complete(broker, *names[:5])
         enqueue(broker, *names[5:])
@@ -101,7 +101,7 @@ class Reading(Suite):
         assert seen == names[::-1]
 
     def test_pages_while_jobs_change(self, broker: Broker) -> None:
-        """Following ``after`` from page to page lists every job that does not change meanwhile once."""
+        """Following ``after`` from page to page lists every job that stays as it is once."""
         enqueue(broker, *[f"j{n}" for n in range(10)])
         seen: list[str] = []
         page = broker.find(JobFilter(limit=2))

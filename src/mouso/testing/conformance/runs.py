@@ -236,7 +236,7 @@ class Logs(Suite):
 
     @pytest.mark.parametrize("end", ENDS)
     def test_that_of_the_outcome_wins(self, broker: Broker, end: str) -> None:
-        """Stores with the run what it took and logged."""
+        """Applying stores the new state, and with the run what it took and logged."""
         enqueue(broker, "a")
         lease = claim_one(broker)
         log(broker, lease, "one")
@@ -280,7 +280,7 @@ class Stacks(Suite):
     """``ask_stack``, and the answer."""
 
     def test_its_worker_is_told_until_it_answers(self, broker: Broker, clock: FakeClock) -> None:
-        """Its worker is told at each heartbeat until a stack is reported."""
+        """The wish is stored: its worker is told at each heartbeat until a stack is reported."""
         enqueue(broker, "a", "b")
         lease, _ = claim(broker, 2)
         join(broker, W2)
@@ -332,7 +332,7 @@ class Stacks(Suite):
 
     @pytest.mark.parametrize("end", ENDS)
     def test_the_answer_stays_with_the_run(self, broker: Broker, clock: FakeClock, end: str) -> None:
-        """Runs that ended, and those whose stack was taken."""
+        """Runs that ended, and those that logged something or whose stack was taken."""
         enqueue(broker, "a")
         lease = claim_one(broker)
         broker.ask_stack("a")

@@ -313,7 +313,7 @@ class UniqueKeys(Suite):
         assert results == [Enqueued("a", True), Enqueued("a", False), Enqueued("c", True)]
 
     def test_queued_ends_with_the_first_claim(self, broker: Broker) -> None:
-        """A key of scope ``queued`` is held until the job is first claimed."""
+        """One of scope ``queued`` is held until the job is first claimed."""
         _add(broker, "a", UniqueScope.QUEUED)
         lease = claim_one(broker)
         assert _add(broker, "b", UniqueScope.QUEUED) == Enqueued("b", True)
@@ -322,7 +322,7 @@ class UniqueKeys(Suite):
 
     @pytest.mark.parametrize("end", [JobState.CANCELLED, JobState.EXPIRED])
     def test_queued_ends_without_a_claim(self, broker: Broker, clock: FakeClock, end: JobState) -> None:
-        """A key of scope ``queued`` is held until the job is first claimed."""
+        """One of scope ``queued`` is held until the job is first claimed."""
         broker.enqueue([make_job("a", unique="key", unique_scope=UniqueScope.QUEUED, ttl=1000)])
         if end is JobState.CANCELLED:
             broker.cancel(["a"])
@@ -333,7 +333,7 @@ class UniqueKeys(Suite):
 
     @pytest.mark.parametrize("end", sorted(FINAL))
     def test_live_ends_with_the_job(self, broker: Broker, clock: FakeClock, end: JobState) -> None:
-        """``live`` until it is final."""
+        """One of scope ``live`` until it is final."""
         _add(broker, "a", UniqueScope.LIVE)
         lease = claim_one(broker)
         assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("a", False)
@@ -345,7 +345,7 @@ class UniqueKeys(Suite):
         assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("b", True)
 
     def test_period_lasts_as_long_as_it_says(self, broker: Broker, clock: FakeClock) -> None:
-        """``period`` for that long from its enqueue."""
+        """One of scope ``period`` for that long from its enqueue."""
         _add(broker, "a", UniqueScope.PERIOD)
         finish(broker, JobState.COMPLETED, "a")
         clock.advance(59.9)
@@ -354,7 +354,7 @@ class UniqueKeys(Suite):
         assert _add(broker, "b", UniqueScope.PERIOD) == Enqueued("b", True)
 
     def test_period_outlives_its_job(self, broker: Broker, clock: FakeClock) -> None:
-        """``period`` for that long from its enqueue, whatever becomes of the finished job meanwhile."""
+        """One of scope ``period`` for that long from its enqueue, whatever becomes of the finished job meanwhile."""
         _add(broker, "a", UniqueScope.PERIOD)
         finish(broker, JobState.COMPLETED, "a", keep=1000)
         clock.advance(30)
@@ -362,7 +362,7 @@ class UniqueKeys(Suite):
         assert _add(broker, "b", UniqueScope.PERIOD) == Enqueued("a", False)
 
     def test_period_ends_while_its_job_is_still_there(self, broker: Broker, clock: FakeClock) -> None:
-        """``period`` for that long from its enqueue."""
+        """One of scope ``period`` for that long from its enqueue."""
         _add(broker, "a", UniqueScope.PERIOD, period=1000)
         clock.advance(2)
         assert _add(broker, "b", UniqueScope.PERIOD) == Enqueued("b", True)
@@ -403,7 +403,8 @@ class Transactions(Suite):
         connection.close()
 
     def test_jobs_exist_if_the_caller_commits(self, broker: Broker, connection: Any) -> None:
-        """With ``connection`` the jobs exist if and only if the caller commits."""
+        """With ``connection`` the jobs exist if and only if the caller commits; from then on a claim finds them,
+        whether or not anything has rung."""
         job = make_job("a", unique="key", task=TASK)
         assert broker.enqueue([job], connection=connection) == [Enqueued("a", True)]
         assert state(broker, "a") is None

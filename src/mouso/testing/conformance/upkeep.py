@@ -155,7 +155,7 @@ class Pruning(Suite):
             assert state(broker, gone) is None
 
     def test_oldest_first(self, broker: Broker, clock: FakeClock) -> None:
-        """Oldest first, at most ``limit`` jobs."""
+        """Oldest enqueued first, at most ``limit`` jobs."""
         for id in "abcde":
             complete(broker, id)
             clock.advance(1)

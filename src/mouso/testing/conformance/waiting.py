@@ -61,7 +61,8 @@ class Waiting(Suite):
 
     @pytest.mark.parametrize("event", EVENTS)
     def test_waiting_is_ended(self, quiet: Broker, make_broker: MakeBroker, event: str) -> None:
-        """An enqueue, retry, resume or cancel by any process ends it."""
+        """An enqueue, retry, resume or cancel by any process that was committed after the last ``wait`` began ends it,
+        unless ``capabilities.push`` is false."""
         other = make_broker()
         assert ended_by(lambda: quiet.wait(LONG), lambda: EVENTS[event](other))
 
@@ -130,7 +131,7 @@ class Watching(Suite):
         assert updates == [JobUpdate("a", JobState.RUNNING), JobUpdate("b", JobState.RUNNING)]
 
     def test_an_unknown_id_counts_once(self, broker: Broker) -> None:
-        """An unknown id counts as a change once."""
+        """An unknown id is a change once."""
         assert promptly(lambda: broker.watch({"a": None}, LONG)) == [JobUpdate("a", None)]
         assert broker.watch({"a": JobUpdate("a", None)}, 0) == []
         enqueue(broker, "a")

@@ -170,7 +170,7 @@ class Settling(Suite):
         assert (lease.attempts, lease.crashes, lease.releases) == (job.attempts, job.crashes, job.releases)
 
     def test_result_reason_and_error_are_stored(self, broker: Broker, clock: FakeClock) -> None:
-        """Stores result, reason and error with the new state."""
+        """Applying adds 1 to the charged counter and stores result, reason and error with the new state."""
         enqueue(broker, "a", "b", "c")
         a, b, c = claim(broker, 3)
         clock.advance(1)
@@ -430,7 +430,7 @@ class UnknownTasks(Suite):
     """Jobs whose task the asking worker cannot run."""
 
     def test_a_task_that_nobody_knows_is_parked(self, broker: Broker) -> None:
-        """A job whose task is not in ``want.tasks`` is never claimed; if no other live worker knows it, it is parked
+        """A job whose task is not in ``want.tasks`` is never claimed; if no other known worker knows it, it is parked
         and named."""
         enqueue(broker, "odd", task="odd")
         enqueue(broker, "a")
@@ -444,7 +444,7 @@ class UnknownTasks(Suite):
         assert ids(broker.find(JobFilter(parked=False))) == ["a"]
 
     def test_a_task_that_another_worker_knows_is_left_to_it(self, broker: Broker) -> None:
-        """If no other live worker knows it, it is parked and named: else it just waits."""
+        """If no other known worker knows it, it is parked and named: else it just waits."""
         enqueue(broker, "odd1", "odd2", task="odd")
         enqueue(broker, "a")
         join(broker)
@@ -474,7 +474,7 @@ class UnknownTasks(Suite):
         assert ids(claim(broker, 10, worker=W2)) == ["odd2", "odd1", "a"]
 
     def test_when_the_last_worker_that_knows_it_has_left(self, broker: Broker) -> None:
-        """If no other live worker knows it, it is parked and named."""
+        """If no other known worker knows it, it is parked and named."""
         enqueue(broker, "odd", task="odd")
         join(broker, W2, tasks=["odd"])
         assert exchange(broker, 10, tasks=KNOWN).parked == []
