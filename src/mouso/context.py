@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from mouso.clock import SYSTEM, Duration, moment
 from mouso.errors import MousoError, Retry
 from mouso.job import LogLine, Progress, encode_log
 
+if TYPE_CHECKING:
+    from mouso.brokers.base import Transaction
+
+C = TypeVar("C")
 T = TypeVar("T")
 F = TypeVar("F", float, None)
 
@@ -127,20 +131,25 @@ class Context:
         key: The broker's handle of the job; for workers.
         kept: Its last log lines; for workers.
         printed: What it has printed of lines that have not ended; for workers.
+        reported: Its last progress; for workers.
+        ending: The transaction in which it ends, if it has begun one; for workers.
     """
 
     __slots__ = (
+        "_begin",
         "_deadline",
         "_enqueued_at",
         "_report",
         "_stop",
         "attempt",
+        "ending",
         "headers",
         "job_id",
         "kept",
         "key",
         "printed",
         "queue",
+        "reported",
         "task",
         "token",
     )
@@ -157,6 +166,7 @@ class Context:
         deadline: float | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
         report: Callable[[Context, Progress | LogLine], None] | None = None,
+        begin: Callable[[Context, object], Any] | None = None,
         key: int | str = 0,
     ) -> None:
         self.job_id = job_id
@@ -168,9 +178,12 @@ class Context:
         self._enqueued_at = enqueued_at
         self._deadline = deadline
         self._report = report
+        self._begin = begin
         self.key = key
         self.kept: Log | None = None
         self.printed: Printed | None = None
+        self.reported: Progress | None = None
+        self.ending: Transaction | None = None
         self._stop = ""
 
     @staticmethod
@@ -227,9 +240,9 @@ class Context:
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Reports how far the job is; waiting callers and the CLI see it."""
         if self._report is not None:
-            self._report(
-                self, Progress(_finite(done, 0.0), None if total is None else _finite(total, None), _clean(message))
-            )
+            whole = None if total is None else _finite(total, None)
+            self.reported = Progress(_finite(done, 0.0), whole, _clean(message))
+            self._report(self, self.reported)
 
     def track(self, items: Iterable[T], total: float | None = None, message: str = "") -> Iterator[T]:
         """Yields the items, reporting progress at most ten times a second; each step is a point of cancellation.
@@ -249,6 +262,37 @@ class Context:
             yield item
             done += 1
         self.progress(done, total if total is not None else done, message)
+
+    @overload
+    def transaction(self) -> Any: ...
+    @overload
+    def transaction(self, connection: C) -> C: ...
+    def transaction(self, connection: Any = None) -> Any:
+        """Begins the transaction that the job ends in, on a SQLite or PostgreSQL broker.
+
+        What goes through the connection that it returns, the jobs that are enqueued from here on, the job's completion
+        and its result are committed together when the function returns. When it raises they are rolled back together,
+        and the job is retried or dead as always. If the job was taken over by another worker meanwhile, because this
+        one was thought lost, nothing of it is committed: its effects happen exactly once.
+
+        Leave commit, rollback and close to Mouso. On SQLite begin late: the file has one writer at a time.
+
+        Args:
+            connection: To the broker's own database, in no transaction yet: what ``enqueue_in`` takes. It is handed
+                over, and closed when the job ends. A coroutine may hand over an asynchronous one. None for a new
+                ``sqlite3.Connection`` or ``psycopg.Connection``.
+
+        Returns:
+            The connection.
+
+        Raises:
+            CapabilityError: The broker has no transactions, or the connection does not fit.
+            BrokerUnavailable: It cannot be begun now.
+            MousoError: No worker runs this job, or it has a transaction already.
+        """
+        if self._begin is None:
+            raise MousoError("ctx.transaction() needs a worker, which ends it; in a plain call there is none")
+        return self._begin(self, connection)
 
     # -- Celery's spellings, for ``@app.task(bind=True)``
 

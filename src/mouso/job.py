@@ -248,6 +248,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
         error: The failed attempt, when there is one.
         started_at, cpu_seconds, peak_memory, pid: As in ``RunInfo``; ``started_at`` is None if it did not run.
         log: The run's log, from ``encode_log``; None if it logged nothing.
+        stored: The job's own transaction has made it so; for workers.
     """
 
     key: int | str
@@ -268,6 +269,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     peak_memory: int | None = None
     pid: int | None = None
     log: bytes | None = None
+    stored: bool = False
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -96,6 +96,10 @@ class Producer:
         self._led = False
         self._flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopFlusher] = WeakKeyDictionary()
 
+    def join(self, connection: object) -> None:
+        """Makes this producer's enqueues in this context part of a transaction, until it is called with None."""
+        self._connection.set(connection)
+
     @contextmanager
     def joined(self, connection: object) -> Iterator[None]:
         """Makes this producer's enqueues of the block part of the caller's transaction."""

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -94,10 +94,24 @@ class Server(ABC):
         """Ends it at once, with all processes that it has started."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        processes = self.processes()
+        self._signal(processes, number)
         self._process.wait(READY)
         self._process = None
+        wait_until(lambda: not any(map(_runs, processes)), timeout=READY, message="no process of the server is left")
+
+    def processes(self) -> list[int]:
+        """Its process and those that it has started, which may have process groups of their own."""
+        found = [self.pid]
+        for pid in found:
+            with suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return found
+
+    def _signal(self, processes: Iterable[int], number: int) -> None:
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def stop(self) -> None:
         """Asks it to end, and waits."""
@@ -112,11 +126,11 @@ class Server(ABC):
 
     def freeze(self) -> None:
         """Holds all of its processes."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        self._signal(self.processes(), signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Lets them go on."""
-        os.killpg(self.pid, signal.SIGCONT)
+        self._signal(self.processes(), signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()
@@ -126,6 +140,13 @@ class Server(ABC):
         with suppress(ProcessLookupError, AssertionError):
             self.thaw()
         self.kill()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def program(name: str) -> str:

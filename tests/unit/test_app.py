@@ -369,7 +369,7 @@ def test_a_connection_to_another_file_is_refused(sqlite: Mouso, tmp_path: Path) 
         with (
             closing(sqlite3.connect(other)) as connection,
             sqlite.enqueue_in(connection),
-            pytest.raises(CapabilityError, match="the connection belongs to another database than sqlite:///"),
+            pytest.raises(CapabilityError, match="the connection belongs to another database than "),
         ):
             task.delay(1, 2)
     assert sqlite.jobs() == []
@@ -378,7 +378,7 @@ def test_a_connection_to_another_file_is_refused(sqlite: Mouso, tmp_path: Path) 
 @pytest.mark.parametrize("thing", [None, object(), "jobs.db"])
 def test_what_is_no_connection_is_refused(sqlite: Mouso, thing: object) -> None:
     task = sqlite.task(add)
-    with pytest.raises(CapabilityError, match="enqueue_in needs a"), sqlite.enqueue_in(thing):
+    with pytest.raises(CapabilityError, match="needs a"), sqlite.enqueue_in(thing):
         task.delay(1, 2)
     assert sqlite.jobs() == []
 

@@ -191,7 +191,7 @@ def test_files_that_never_come_to_rest(monkeypatch: pytest.MonkeyPatch, app: Pat
 
 def test_a_job_of_a_task_that_is_not_there_goes_back() -> None:
     app = Mouso("reload", broker="memory://reload")
-    executor = Executor(app, lambda context, what: None)
+    executor = Executor(app, "0" * 16, lambda context, what: None)
     outcome = executor.prepare(Lease(7, 3, "a", "gone", "default", b"{}", "json", 0, 0, 0, 0, None, None))
     assert isinstance(outcome, Outcome)
     assert (outcome.state, outcome.charge) == (JobState.AVAILABLE, Charge.RELEASE)

@@ -34,7 +34,7 @@ class Bench:
     def __init__(self, **settings: Any) -> None:
         self.app = Mouso("measures", broker="memory://measures", **settings)
         self.told: list[Progress | LogLine] = []
-        self.executor = Executor(self.app, lambda context, what: self.told.append(what))
+        self.executor = Executor(self.app, "0" * 16, lambda context, what: self.told.append(what))
 
     def prepare(self, function: Callable[..., Any], attempts: int = 0) -> Run:
         task = self.app.task(name=f"work{len(self.app.tasks)}")(function)

@@ -33,7 +33,7 @@ def prepared(function: Callable[..., object]) -> tuple[Executor, Run]:
     """A run of a task, ready to start."""
     app = Mouso("stacks", broker="memory://stacks")
     task = app.task(name="work")(function)
-    executor = Executor(app, lambda context, what: None)
+    executor = Executor(app, "0" * 16, lambda context, what: None)
     run = executor.prepare(Lease(7, 3, "a", task.name, "default", b"{}", "json", 0, 0, 0, 0, None, None))
     assert isinstance(run, Run)
     return executor, run

@@ -10,9 +10,9 @@ object or client exception crosses the seam: what goes wrong is ``BrokerUnavaila
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,7 +24,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         shared: Other processes see the same jobs.
-        transactional: ``enqueue`` can join a caller's transaction.
+        transactional: ``enqueue`` can join a caller's transaction, and a job can end in one of its own.
     """
 
     name: str
@@ -248,6 +248,42 @@ BATCH = 1000
 """The most jobs, ids or outcomes that callers hand over in one call."""
 
 
+class Transaction(Protocol):
+    """A transaction that a running job's own statements share with its end.
+
+    Attributes:
+        connection: What the job's statements go through.
+    """
+
+    connection: Any
+
+    def settle(self, worker: str, outcome: Outcome, progress: Progress | None) -> bool:
+        """Applies an outcome, and the run's last progress, as part of the transaction.
+
+        Returns:
+            Whether it was applied; False if it was fenced, as in ``Broker.exchange``.
+
+        Raises:
+            CapabilityError: The job has committed or rolled back by itself.
+            BrokerUnavailable: It failed; the transaction cannot be committed.
+        """
+        ...
+
+    def commit(self) -> Coroutine[Any, Any, None]:
+        """Commits, and closes the connection. Nothing is awaited but what the connection itself has as a coroutine.
+
+        Raises:
+            BrokerUnavailable: It was certainly not committed.
+            OutcomeUnknown: It may have been.
+            Exception: The error of a connection that is not of Mouso's making.
+        """
+        ...
+
+    def roll_back(self) -> Coroutine[Any, Any, None]:
+        """Undoes it, and closes the connection; what fails about that is no error, as the transaction is lost then."""
+        ...
+
+
 class Broker(Protocol):
     """A store of jobs. See the module's text for what holds for every verb."""
 
@@ -402,6 +438,23 @@ class Broker(Protocol):
         Guarantees:
             Its running jobs are available again, their ``releases`` one higher, nothing else charged; one with a cancel
             requested is cancelled. An unknown worker is no error.
+        """
+        ...
+
+    def transaction(self, connection: object | None = None) -> Transaction:
+        """Begins a transaction in which a running job ends.
+
+        Args:
+            connection: The caller's, in no transaction yet, and from now on the transaction's; None for a new one of
+                the broker's own driver.
+
+        Raises:
+            CapabilityError: ``connection`` is of the wrong kind, or the broker takes none.
+            BrokerUnavailable: It cannot be begun.
+
+        Guarantees:
+            What ``settle`` applies becomes so with the commit and not without; a fenced outcome changes nothing and
+            leaves the transaction as it is.
         """
         ...
 

@@ -33,6 +33,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Transaction,
     Update,
     Want,
     WorkerInfo,
@@ -373,6 +374,9 @@ class MemoryBroker:
         return [record for record in self._jobs({JobState.RUNNING}) if record.job.worker == worker]
 
     # -- upkeep
+
+    def transaction(self, connection: object | None = None) -> Transaction:
+        raise CapabilityError("memory has no transactions; a job that ends in one needs SQLite or PostgreSQL")
 
     def promote(self, limit: int) -> int:
         with self._step():

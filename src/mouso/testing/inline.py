@@ -50,13 +50,14 @@ def run_until_idle(app: Mouso, clock: FakeClock | None = None, *, most: int = 10
         MousoError: ``most`` was reached: the jobs seem to go on for ever.
     """
     broker = app.broker
-    executor = Executor(app, lambda context, what: _report(app, context, what))
+    executor = Executor(app, _WORKER, lambda context, what: _report(app, context, what))
     outcomes: list[Outcome] = []
     with asyncio.Runner() as runner:
         runs = 0
         while runs <= most:
             broker.promote(_STEP)
-            exchange = broker.exchange(_WORKER, outcomes, Want(limit=1, tasks=frozenset(app.tasks)))
+            unsettled = [outcome for outcome in outcomes if not outcome.stored]
+            exchange = broker.exchange(_WORKER, unsettled, Want(limit=1, tasks=frozenset(app.tasks)))
             outcomes = [_run(executor, runner, lease) for lease in exchange.leases]
             runs += len(outcomes)
             if not outcomes:

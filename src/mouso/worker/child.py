@@ -64,7 +64,8 @@ log = logging.getLogger("mouso.worker")
 class Child:
     """The supervisor's counterpart in this process."""
 
-    def __init__(self, sock: socket.socket, board: Board, concurrency: int, grace: float) -> None:
+    def __init__(self, worker: str, sock: socket.socket, board: Board, concurrency: int, grace: float) -> None:
+        self._worker = worker
         self._sock = sock
         self._board = board
         self._concurrency = concurrency
@@ -92,7 +93,7 @@ class Child:
                     await lifespans.enter_async_context(lifespan())
                 except Exception as error:
                     raise ConfigError(_lifespan_failed(lifespan, error)) from error
-            pool = Pool(app, loop, self._board, self._concurrency, self._send, self._kick)
+            pool = Pool(app, self._worker, loop, self._board, self._concurrency, self._send, self._kick)
             self._app = app
             os.register_at_fork(after_in_child=lambda: self._forked(pool, loop))
             self._send(_hello(app))
@@ -283,7 +284,14 @@ def _hello(app: Mouso) -> frames.Hello:
 
 
 def serve(
-    path: str, folder: str, sock_descriptor: int, board_descriptor: int, slots: int, grace: float, limits: Limits | None
+    worker: str,
+    path: str,
+    folder: str,
+    sock_descriptor: int,
+    board_descriptor: int,
+    slots: int,
+    grace: float,
+    limits: Limits | None,
 ) -> int:
     """Loads the app, unless this process is a copy of one that has, and runs jobs; returns the exit code."""
     _end_with_broken_thread(threading.excepthook)
@@ -292,7 +300,7 @@ def serve(
     sock = socket.socket(fileno=sock_descriptor)
     board = Board(board_descriptor, 2 * slots)
     write_on_signal(board)
-    child = Child(sock, board, slots, grace)
+    child = Child(worker, sock, board, slots, grace)
     try:
         if limits is not None:
             impose(limits)
@@ -322,7 +330,7 @@ def serve(
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, sock, board, slots, grace, level, form, output, path, folder, limits = arguments
+    worker, sock, board, slots, grace, level, form, output, path, folder, limits = arguments
     share_arenas()
     for number in (signal.SIGINT, signal.SIGTERM):
         # Handlers, not SIG_IGN: programs that a job starts would inherit that.
@@ -330,7 +338,7 @@ def main(arguments: list[str]) -> int:
     dump_on_quit()
     open_output(level, form, output)
     imposed = msgspec.json.decode(limits, type=Limits | None)
-    return serve(path, folder, int(sock), int(board), int(slots), float(grace), imposed)
+    return serve(worker, path, folder, int(sock), int(board), int(slots), float(grace), imposed)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from typing import Any
 import msgspec
 
 from mouso.app import Mouso
+from mouso.brokers.base import Transaction
 from mouso.clock import MAX_SECONDS, SYSTEM, seconds
 from mouso.context import CURRENT, Context, Log, StopRequested
-from mouso.errors import BadPayload, BadSignature, JobControl, ResultError, Retry
+from mouso.errors import BadPayload, BadSignature, CapabilityError, JobControl, MousoError, ResultError, Retry
 from mouso.job import Charge, JobState, Lease, LogLine, Outcome, Progress
 from mouso.middleware import Middleware, compose
 from mouso.observe.logs import about
@@ -114,11 +115,13 @@ class Executor:
     """Runs claims of one app.
 
     Args:
+        worker: The id of the worker that claims.
         report: Takes a running job's progress, and the lines that it logs.
     """
 
-    def __init__(self, app: Mouso, report: Callable[[Context, Progress | LogLine], None]) -> None:
+    def __init__(self, app: Mouso, worker: str, report: Callable[[Context, Progress | LogLine], None]) -> None:
         self._app = app
+        self._worker = worker
         self._report = report
         self._logging = threading.Lock()
         self._loop_meter = Meter()
@@ -173,6 +176,7 @@ class Executor:
             deadline=None if settings.timeout is None else run.started + settings.timeout,
             headers=settings.headers,
             report=self._take,
+            begin=self._begin,
             key=lease.key,
         )
         return run
@@ -190,8 +194,13 @@ class Executor:
                 value = run.task.function(*run.args, **run.kwargs)
             else:
                 value = run.task.invoke(run.context, run.args, run.kwargs)
-            return self._completed(run, value)
+            outcome = self._completed(run, value)
+            if run.context.ending is not None:
+                _now(self._commit(run.context, run.context.ending, outcome))
+            return outcome
         except BaseException as error:
+            if run.context.ending is not None:
+                _now(self._roll_back(run.context, run.context.ending))
             return self.ended(run, error)
         finally:
             CURRENT.reset(token)
@@ -207,9 +216,36 @@ class Executor:
                 run.steps = run.task.function(*run.args, **run.kwargs)
             else:
                 run.steps = run.task.invoke(run.context, run.args, run.kwargs)
-            return self._completed(run, await run)
+            outcome = self._completed(run, await run)
+            if run.context.ending is not None:
+                await self._commit(run.context, run.context.ending, outcome)
+            return outcome
         except BaseException as error:
+            if run.context.ending is not None:
+                await self._roll_back(run.context, run.context.ending)
             return self.ended(run, error)
+
+    def _begin(self, context: Context, connection: object) -> Any:
+        if context.ending is not None:
+            raise MousoError("this run has its transaction already; there is one for each")
+        context.ending = ending = self._app.broker.transaction(connection)
+        self._app.producer.join(ending.connection)
+        return ending.connection
+
+    async def _commit(self, context: Context, ending: Transaction, outcome: Outcome) -> None:
+        """Ends the job in its own transaction; if that is fenced, the supervisor learns of it by the outcome."""
+        if ending.settle(self._worker, outcome, context.reported):
+            await ending.commit()
+            outcome.stored = True
+        else:
+            await ending.roll_back()
+        context.ending = None
+        self._app.producer.join(None)
+
+    async def _roll_back(self, context: Context, ending: Transaction) -> None:
+        context.ending = None
+        self._app.producer.join(None)
+        await ending.roll_back()
 
     def _around(self, layers: Sequence[Middleware], run: Run) -> Callable[[], Any]:
         return compose(layers, run.context, lambda: run.task.invoke(run.context, run.args, run.kwargs))
@@ -340,6 +376,16 @@ def _cpu(run: Run, now: float) -> float | None:
         return None
     took = now - (run.started if run.cpu is None else run.began)
     return (run.cpu or 0.0) + (took if took < FINE else run.meter.spent(took))
+
+
+def _now(step: Coroutine[Any, Any, None]) -> None:
+    """Runs what has nothing to wait for, as it is with a connection that is not asynchronous."""
+    try:
+        step.send(None)
+    except StopIteration:
+        return
+    step.close()
+    raise CapabilityError("a plain function needs a connection that is not asynchronous; make it a coroutine function")
 
 
 async def _waiting_for(awaitable: Awaitable[Any]) -> Any:

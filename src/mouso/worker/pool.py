@@ -77,13 +77,14 @@ class Pool:
     def __init__(
         self,
         app: Mouso,
+        worker: str,
         loop: asyncio.AbstractEventLoop,
         board: Board,
         concurrency: int,
         send: Callable[[Outcomes | Reports], None],
         kick: Callable[[], None],
     ) -> None:
-        self._executor = Executor(app, self._report)
+        self._executor = Executor(app, worker, self._report)
         self._coroutines = frozenset(task.name for task in app.tasks.values() if task.is_async)
         self._loop = loop
         self._loop_thread = threading.get_ident()

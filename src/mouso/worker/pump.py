@@ -244,9 +244,10 @@ class Pump:
             return False
         want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
         self._unsettled = len(outcomes)
+        news = [outcome for outcome in outcomes if not outcome.stored]  # the others ended in transactions of their own
         began = SYSTEM.monotonic()
         try:
-            exchange = await self._line.call(self._line.broker.exchange, self._worker, outcomes, want)
+            exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
         except Broken:
             self._outcomes[:0] = outcomes
             self._repeated.update((outcome.key, outcome.token) for outcome in outcomes)
@@ -277,7 +278,7 @@ class Pump:
 
     async def _agree(self) -> None:
         """Compares with the store what runs here: claims that got lost on their way go back, lost jobs are stopped."""
-        held = self._fleet.held() + [(outcome.key, outcome.token) for outcome in self._outcomes]
+        held = self._fleet.held() + [(o.key, o.token) for o in self._outcomes if not o.stored]
         fenced = set(await self._line.call(self._line.broker.reconcile, self._worker, held))
         self._doubt, self._agreed = False, SYSTEM.monotonic()
         self._fleet.fence([claim for claim in held if claim[0] in fenced])

@@ -85,7 +85,7 @@ _fork = msgspec.msgpack.Decoder(Fork)
 
 def main(arguments: list[str]) -> int:
     """The process's entry."""
-    _, control_descriptor, level, form, output, path, folder = arguments
+    worker, control_descriptor, level, form, output, path, folder = arguments
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     dump_on_quit()
@@ -108,12 +108,12 @@ def main(arguments: list[str]) -> int:
     gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
     control.send(encode(Ready()))
     try:
-        return _serve(control, path, folder)
+        return _serve(worker, control, path, folder)
     except ConnectionError:  # the supervisor is gone; a copy is past this when it talks to it
         return 0
 
 
-def _serve(control: socket.socket, path: str, folder: str) -> int:
+def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
     """Makes children until the supervisor is gone. In a child it does not return, but ends the process."""
     waking, wake = os.pipe()
     for descriptor in (waking, wake):
@@ -145,7 +145,7 @@ def _serve(control: socket.socket, path: str, folder: str) -> int:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     os.close(waking)
                     os.close(wake)
-                    sys.exit(_become_child(fork, descriptors, path, folder))
+                    sys.exit(_become_child(worker, fork, descriptors, path, folder))
                 copies[pid] = fork.limits is not None
                 pidfd = os.pidfd_open(pid)
                 socket.send_fds(control, [encode(Born(pid))], [pidfd])
@@ -154,12 +154,12 @@ def _serve(control: socket.socket, path: str, folder: str) -> int:
                 os.close(descriptor)
 
 
-def _become_child(fork: Fork, descriptors: list[int], path: str, folder: str) -> int:
+def _become_child(worker: str, fork: Fork, descriptors: list[int], path: str, folder: str) -> int:
     os.setsid()
     if fork.cgroup:
         Group(Path(fork.cgroup)).enter()
     sock, board = descriptors
-    return child.serve(path, folder, sock, board, fork.slots, fork.grace, fork.limits)
+    return child.serve(worker, path, folder, sock, board, fork.slots, fork.grace, fork.limits)
 
 
 def _report_ended(control: socket.socket, copies: dict[int, bool]) -> None:

@@ -30,10 +30,10 @@ from mouso.brokers.base import (
 from mouso.brokers.postgres import joining, reading, rows, schema, wire
 from mouso.brokers.postgres.bell import CALLERS, WORKERS, Ear, Woken
 from mouso.brokers.postgres.floors import Floors
-from mouso.brokers.postgres.link import Link
+from mouso.brokers.postgres.link import Link, Values
 from mouso.brokers.postgres.wire import BIGINT, INTEGER
 from mouso.clock import SYSTEM, Clock
-from mouso.job import Job, JobState, Outcome, RunInfo, check_transition
+from mouso.job import Job, JobState, Outcome, Progress, RunInfo, check_transition
 from mouso.urls import BrokerURL
 
 _SINGLE = ("enqueue_one", "retire", "promote", "prune", "ask_stack", "pause", "resume", "purge")
@@ -132,8 +132,7 @@ class PostgresBroker:
         if connection is None:
             found = self._call("enqueue", *values, timeout=timeout)
         else:
-            sql = self._statement("enqueue", len(values))
-            found = joining.run(connection, sql, values, timeout=timeout, shown=self._link.shown)
+            found = self._run_in(connection, "enqueue", *values, timeout=timeout)
         enqueued = [Enqueued(job.id, True) for job in jobs]
         for row in range(found.ntuples):
             place, holder = found.get_value(row, 0), found.get_value(row, 1)
@@ -166,9 +165,16 @@ class PostgresBroker:
             outcomes = [outcome for outcome in outcomes if rows.possible(outcome.key)]
         if any(outcome.state is not JobState.COMPLETED for outcome in outcomes):
             self._floors.forget()
+        found = self._call("exchange", *self._exchange_values(worker, outcomes, want), again=False)
+        exchange, turn, slow = rows.exchange(found)
+        self._floors.claimed(exchange.leases, slow=slow)
+        self._turn = turn or self._turn
+        exchange.fenced += strange
+        return exchange
+
+    def _exchange_values(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Values:
         shares, floors = want.shares, self._floors.current()
-        found = self._call(
-            "exchange",
+        return (
             self._now(), wire.text(worker), *self._host(), *rows.outcomes_columns(outcomes, worker),
             wire.small(want.limit),
             None if shares is None else wire.texts([queue for queue, _ in shares]),
@@ -176,13 +182,7 @@ class PostgresBroker:
             None if want.tasks is None else wire.texts(list(want.tasks)),
             wire.text(self._turn),
             wire.texts(list(floors)), wire.numbers(BIGINT, list(floors.values())),
-            again=False,
         )  # fmt: skip
-        exchange, turn, slow = rows.exchange(found)
-        self._floors.claimed(exchange.leases, slow=slow)
-        self._turn = turn or self._turn
-        exchange.fenced += strange
-        return exchange
 
     def heartbeat(self, worker: WorkerInfo) -> list[Command]:
         self._floors.forget()
@@ -215,6 +215,22 @@ class PostgresBroker:
     def retire(self, worker: str) -> int:
         self._floors.forget()
         return self._number("retire", self._now(), wire.text(worker))
+
+    def transaction(self, connection: object | None = None) -> joining.PostgresTransaction:
+        if not self._opened:
+            self.open()
+        return joining.PostgresTransaction(self._link, connection, self._settle_in)
+
+    def _settle_in(self, connection: object, worker: str, outcome: Outcome, progress: Progress | None) -> bool:
+        if progress is not None:
+            update = rows.updates_columns([Update(outcome.key, outcome.token, progress)])
+            self._run_in(connection, "report", self._now(), wire.text(worker), *update)
+        found = self._run_in(connection, "exchange", *self._exchange_values(worker, [outcome], Want(limit=0)))
+        return not rows.exchange(found)[0].fenced
+
+    def _run_in(self, connection: object, verb: str, *values: bytes | None, timeout: float = 5.0) -> pq.abc.PGresult:
+        sql = self._statement(verb, len(values))
+        return joining.run(connection, sql, values, timeout=timeout, shown=self._link.shown)
 
     # -- upkeep
 

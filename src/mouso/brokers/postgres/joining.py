@@ -1,22 +1,29 @@
-"""Enqueueing inside the caller's own transaction: finds the psycopg connection below whatever it holds."""
+"""Work in a connection that is not the store's own: the caller's transaction, and a job's.
+
+It finds the psycopg connection below whatever the caller holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from inspect import isawaitable
 from typing import Any
 
+import psycopg
 from psycopg import pq
 
 from mouso.brokers.postgres.faults import Lost, Refusal
-from mouso.brokers.postgres.link import Values, answer
+from mouso.brokers.postgres.link import Link, Values, answer
 from mouso.clock import SYSTEM
 from mouso.config import one_line
-from mouso.errors import BrokerUnavailable, CapabilityError
+from mouso.errors import BrokerUnavailable, CapabilityError, OutcomeUnknown
+from mouso.job import Outcome, Progress
 
+_CONNECT = 5.0
 _WANTED = "a psycopg connection, or an SQLAlchemy or Django connection or session that has one"
 
 
-def run(connection: object, sql: bytes, values: Values, *, timeout: float, shown: str) -> pq.abc.PGresult:
+def run(connection: object, sql: bytes, values: Values, *, timeout: float = 5.0, shown: str) -> pq.abc.PGresult:
     """Runs a statement in the caller's transaction, which begins with it if it has not begun.
 
     Raises:
@@ -43,6 +50,68 @@ def run(connection: object, sql: bytes, values: Values, *, timeout: float, shown
     except (Lost, OSError) as error:
         below.finish()  # its answer may still come, and would be taken for another statement's
         raise BrokerUnavailable(f"{shown}: {one_line(error)}; your transaction is lost, try it again") from error
+
+
+class PostgresTransaction:
+    """A transaction in which a job ends.
+
+    Args:
+        settle: Applies an outcome in the connection that it is given.
+    """
+
+    def __init__(
+        self, link: Link, connection: Any, settle: Callable[[object, str, Outcome, Progress | None], bool]
+    ) -> None:
+        self._shown = link.shown
+        self._settle = settle
+        self.connection = _new(link) if connection is None else connection
+        if hasattr(self.connection, "ensure_connection"):  # Django's, which commits by itself as a rule
+            self.connection.set_autocommit(False)
+        below = _libpq(self.connection, self._shown)
+        if _commits_by_itself(self.connection):
+            raise CapabilityError("the connection commits by itself; hand over one that does not")
+        if below.transaction_status == pq.TransactionStatus.IDLE:
+            run(self.connection, b"SELECT 1", (), shown=self._shown)  # which begins it
+
+    def settle(self, worker: str, outcome: Outcome, progress: Progress | None) -> bool:
+        """See ``mouso.brokers.base.Transaction``."""
+        below = getattr(_driver(self.connection), "pgconn", None)
+        if below is None or below.transaction_status == pq.TransactionStatus.IDLE or below.status != pq.ConnStatus.OK:
+            raise CapabilityError(
+                "the job has ended its transaction by itself; leave commit, rollback and close to Mouso"
+            )
+        return self._settle(self.connection, worker, outcome, progress)
+
+    async def commit(self) -> None:
+        """See ``mouso.brokers.base.Transaction``."""
+        try:
+            await _done(self.connection.commit())
+        except psycopg.OperationalError as error:
+            raise OutcomeUnknown(f"{self._shown}: {one_line(error)}; it may be committed or not") from error
+        with suppress(Exception):
+            await _done(self.connection.close())
+
+    async def roll_back(self) -> None:
+        """See ``mouso.brokers.base.Transaction``."""
+        with suppress(Exception):
+            await _done(self.connection.rollback())
+        with suppress(Exception):
+            await _done(self.connection.close())
+
+
+async def _done(step: object) -> None:
+    """Waits for a step of an asynchronous connection."""
+    if isawaitable(step):
+        await step
+
+
+def _new(link: Link) -> psycopg.Connection[Any]:
+    try:
+        connection: psycopg.Connection[Any] = psycopg.Connection(link.connect(SYSTEM.monotonic() + _CONNECT))
+        connection.prepare_threshold = None  # PgBouncer may give each transaction another server process
+        return connection
+    except Lost as error:
+        raise BrokerUnavailable(f"{link.shown} cannot be used now; nothing was done, try again: {error}") from error
 
 
 def _libpq(connection: object, shown: str) -> pq.abc.PGconn:

@@ -23,6 +23,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Transaction,
     Update,
     Want,
     WorkerInfo,
@@ -164,6 +165,9 @@ class RedisBroker:
         return int(back)
 
     # -- upkeep
+
+    def transaction(self, connection: object | None = None) -> Transaction:
+        raise CapabilityError("redis has no transactions; a job that ends in one needs SQLite or PostgreSQL")
 
     def promote(self, limit: int) -> int:
         return int(self._link.call("promote", self._now(), limit))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,11 +26,10 @@ from mouso.brokers.base import (
     Want,
     WorkerInfo,
 )
-from mouso.brokers.sqlite import operating, producing, rows, upkeep, working
+from mouso.brokers.sqlite import joining, operating, producing, rows, upkeep, working
 from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller, Woken
 from mouso.brokers.sqlite.store import Store, engine_notice
 from mouso.clock import SYSTEM, Clock
-from mouso.errors import CapabilityError
 from mouso.job import Job, Outcome, RunInfo
 from mouso.urls import BrokerURL
 
@@ -94,32 +92,18 @@ class SQLiteBroker:
         return enqueued
 
     def _enqueue_in(self, connection: object, jobs: Sequence[Job]) -> list[Enqueued]:
-        if not isinstance(connection, sqlite3.Connection):
-            raise CapabilityError(
-                f"enqueue_in needs a sqlite3.Connection for {self.url}, not {type(connection).__name__}"
-            )
-        self._store.open()
-        factories = connection.row_factory, connection.text_factory
-        connection.row_factory, connection.text_factory = None, rows.lenient
-        try:
-            if not self._store.is_same_file(connection):
-                raise CapabilityError(f"the connection belongs to another database than {self.url}")
-            connection.execute("PRAGMA wal_autocheckpoint = 0")  # see ``store``: checkpoints beside writers do damage
-            alone = not connection.in_transaction
+        with joining.borrowed(self._store, connection) as tx:
+            alone = not tx.in_transaction
             if alone:
-                connection.execute("BEGIN IMMEDIATE")
+                tx.execute("BEGIN IMMEDIATE")
             try:
-                enqueued = producing.insert(connection, jobs, self._clock.now(), set())
+                enqueued = producing.insert(tx, jobs, self._clock.now(), set())
             except BaseException:
-                if alone and connection.in_transaction:  # SQLite may have rolled back by itself, as on a full disk
-                    connection.execute("ROLLBACK")
+                if alone and tx.in_transaction:  # SQLite may have rolled back by itself, as on a full disk
+                    tx.execute("ROLLBACK")
                 raise
-            if alone and _commits_by_itself(connection):
-                connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._store.translate(error) from error
-        finally:
-            connection.row_factory, connection.text_factory = factories
+            if alone and joining.commits_by_itself(tx):
+                tx.execute("COMMIT")
         self._bells.ring(WORKERS)
         return enqueued
 
@@ -175,6 +159,9 @@ class SQLiteBroker:
                 tx.execute("DELETE FROM mouso_workers WHERE n = ?", row)
         self._ring_all()
         return released
+
+    def transaction(self, connection: object | None = None) -> joining.SQLiteTransaction:
+        return joining.SQLiteTransaction(self._store, connection, self._clock, self._ring_all)
 
     # -- upkeep
 
@@ -345,8 +332,3 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _commits_by_itself(connection: sqlite3.Connection) -> bool:
-    """Whether each statement outside of a BEGIN is a transaction of its own."""
-    return connection.isolation_level is None or getattr(connection, "autocommit", False) is True

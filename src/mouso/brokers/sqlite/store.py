@@ -222,6 +222,16 @@ class Store:
         finally:
             connection.close()
 
+    def connection(self) -> sqlite3.Connection:
+        """A connection for a job's own statements, as durable as the store's."""
+        self.open()
+        try:
+            connection = sqlite3.connect(f"{Path(self.path).as_uri()}?mode=rw", uri=True, isolation_level=None)
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        except faults.FAILURES as error:
+            raise self.translate(error) from error
+        return connection
+
     def is_same_file(self, connection: sqlite3.Connection) -> bool:
         """Whether ``connection``'s main database is this file."""
         name = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mouso.testing.conformance.diagnosing import Diagnosing
+from mouso.testing.conformance.ending import Ending
 from mouso.testing.conformance.leases import Clocks, Heartbeats, Reconciling, Retiring
 from mouso.testing.conformance.operating import Cancelling, Deleting, Pausing, Retrying
 from mouso.testing.conformance.races import Races
@@ -26,6 +27,7 @@ class BrokerConformance(
     Enqueueing,
     UniqueKeys,
     Transactions,
+    Ending,
     Waiting,
     Watching,
     Settling,
