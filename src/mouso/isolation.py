@@ -26,7 +26,8 @@ _POWERS = "BKMGT"
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 _IO_CLASS = {"normal": 2 << 13 | 4, "low": 2 << 13 | 7, "idle": 3 << 13}
 """Class and level for ioprio_set(2): best effort 4, best effort 7, idle."""
-_OOM_SCORE = 500
+OOM_TEMPLATE, OOM_CHILD, OOM_ISOLATED = 100, 250, 500
+"""Who goes first when memory runs out: thousandths of the memory there is, by which a process counts as larger."""
 _FORK = 0.1
 """Seconds of CPU that a copy may have used until its job starts, and that shall not cost a whole second more."""
 
@@ -94,16 +95,23 @@ def size(value: object, name: str) -> int:
 
 
 def impose(limits: Limits) -> None:
-    """Gives this process, and the threads that it starts from now on, its priorities.
-
-    It also becomes the one that the kernel kills first when memory runs out.
-    """
+    """Gives this process, and the threads that it starts from now on, its priorities."""
     if limits.nice:
         os.nice(limits.nice)
     if limits.io_priority != "normal":
         _set_io_priority(_IO_CLASS[limits.io_priority])
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
+def offer_to_kernel(score: int) -> None:
+    """Lets the kernel kill this process, and what it starts, before the supervisor when memory runs out.
+
+    Args:
+        score: One of the scores of this module. A process that has a higher one keeps it.
+    """
+    file = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        if int(file.read_text()) < score:
+            file.write_text(str(score))
 
 
 def limit_cpu(most: float) -> None:

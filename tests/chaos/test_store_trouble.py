@@ -62,11 +62,14 @@ def test_locked_for_longer_than_a_lease(arena: Arena) -> None:
         assert max(line.at for line in arena.lines("stop")) < since + 15, "before the lease has ended"
         pass_time(since + 17 - time.monotonic())
     supervisors = frozenset(worker.pid for worker in arena.pair)
-    # Nobody can settle while it is locked: what ended meanwhile may run again.
+    # Nobody can settle while it is locked: what was told to stop may run again.
     arena.fault("a long lock", at=since, until=time.monotonic() + 1, supervisors=supervisors, lease=True)
     (arena.folder / "jobs.db-flag").touch()
+    ended = {line.job for line in arena.lines("end") if since < line.at < since + 10}
     resumes(arena)
     arena.finish()
+    assert ended
+    assert not [line for line in arena.lines("start") if line.job in ended and line.at > since + 17], "none runs again"
 
 
 @pytest.fixture

@@ -356,7 +356,7 @@ def test_priorities(bench: Bench) -> None:
     worker = bench.worker(processes=1)
     shared = jobs.shared.delay().get(timeout=WAIT)
     own = int(Path(f"/proc/{worker.pid}/oom_score_adj").read_text())
-    assert shared["oom"] == own
+    assert shared["oom"] == max(own, 250), "the supervisor is the last to be killed"
     best_effort, idle = 2 << 13, 3 << 13
     assert jobs.yields.delay().get(timeout=WAIT) == {"nice": shared["nice"] + 7, "io": best_effort | 7, "oom": 500}
     assert jobs.yields_coroutine.delay().get(timeout=WAIT) == {"nice": shared["nice"], "io": idle, "oom": 500}

@@ -35,7 +35,7 @@ from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
-from mouso.isolation import Limits, impose, limit_cpu
+from mouso.isolation import OOM_CHILD, OOM_ISOLATED, Limits, impose, limit_cpu, offer_to_kernel
 from mouso.loading import load_app
 from mouso.retry import Backoff
 from mouso.worker import frames
@@ -301,6 +301,7 @@ def serve(
     board = Board(board_descriptor, 2 * slots)
     write_on_signal(board)
     child = Child(worker, sock, board, slots, grace)
+    offer_to_kernel(OOM_CHILD if limits is None else OOM_ISOLATED)
     try:
         if limits is not None:
             impose(limits)

@@ -58,6 +58,8 @@ _PRUNE_PAUSE = 0.02
 _AFTER_GRACE = 1.5
 _GUARD = 0.3
 _FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
+_AFTER_OUTAGE = 3.0
+"""Seconds after which a worker that had lost its lease looks whether others have lost theirs."""
 """Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _FENCE_ALONE = 13.0
 """When children stop their jobs without being told."""
@@ -107,7 +109,7 @@ class Supervisor:
         self._retention: Retention
         self._info: WorkerInfo
         self._broker_url: str
-        self._renewed = 0
+        self._renewed = self._regained = 0
         self._fenced_at: float | None = None
         self._watchdog: Watchdog
         self._dead: dict[str, float] = {}
@@ -316,8 +318,17 @@ class Supervisor:
     # -- what goes on while it lives
 
     def _renew(self, at: int) -> None:
+        if self._renewed and at - self._renewed > _FENCE * 1000:
+            self._regained = at
         self._renewed = at
         self._fleet.renew_lease(at + int(_FENCE_ALONE * 1000))
+
+    @property
+    def _steady(self) -> bool:
+        """Whether its lease holds, and did not only just come back. After an outage every worker's has ended: who looked
+        at once would take from the others, or from itself, what they have done meanwhile and are about to settle."""
+        now = SYSTEM.steady()
+        return now - self._renewed < _FENCE * 1000 and now - self._regained > _AFTER_OUTAGE * 1000
 
     async def _beat(self) -> None:
         """Renews the lease, announces what has changed, and passes on what the worker is told."""
@@ -393,7 +404,7 @@ class Supervisor:
                     promoted = now
                     while await self._line.call(broker.promote, _STEP) == _STEP:
                         pass
-                if now - reaped > (_REAP_DEAD if self._dead else _REAP):
+                if self._steady and now - reaped > (_REAP_DEAD if self._dead else _REAP):
                     reaped = now
                     await self._reap(await self._line.call(broker.workers))
                 if now - pruned > _PRUNE:

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from mouso.errors import BrokerError, ConfigError
-from mouso.isolation import Limits
+from mouso.isolation import OOM_TEMPLATE, Limits, offer_to_kernel
 from mouso.loading import load_app
 from mouso.worker import child
 from mouso.worker.arenas import give_back, share_arenas
@@ -90,6 +90,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: None)
     dump_on_quit()
     share_arenas()
+    offer_to_kernel(OOM_TEMPLATE)
     open_output(level, form, output)
     os.set_inheritable(int(control_descriptor), False)
     control = socket.socket(fileno=int(control_descriptor))
