@@ -1,7 +1,12 @@
 """A store that is deleted or replaced under a running worker."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import pytest
 
+from mouso.errors import BrokerUnavailable
 from tests.integration.harness import Bench
 from tests.integration.snippets import SOUND, still_sound
 from tests.support import wait_until
@@ -69,3 +74,39 @@ def test_a_job_makes_no_new_store_in_place_of_one_that_is_away(bench: Bench) -> 
     bench.wait_final([parent])
     assert {job.task for job in jobs.app.jobs(state="completed")} == {"jobs.parent", "jobs.sound"}
     assert worker.quiet
+
+
+def test_a_log_that_is_deleted_under_load_is_saved(bench: Bench) -> None:
+    """In it lies what was stored last, by all processes; whoever notices first moves it into the file."""
+    jobs = bench.app(SOUND)
+    for _ in range(2):
+        bench.worker(processes=1)
+    log = bench.folder / "jobs.db-wal"
+    accepted = []
+    for _ in range(3):
+        accepted += enqueue(lambda: jobs.sound.map([(1,)] * 300))
+        wait_until(lambda: sum(bench.states().values()) > 0, message="the reader of this process has it open as well")
+        log.unlink()
+        accepted += enqueue(lambda: jobs.sound.map([(1,)] * 300))
+    kept = enqueue(lambda: jobs.sound.options(delay=3600).map([(1,)] * 50))
+    for record in bench.wait_final(accepted, timeout=60):
+        assert (record.state, record.claims - record.releases) == ("completed", 1)
+    log.unlink()
+    kept += enqueue(lambda: jobs.sound.options(delay=3600).map([(1,)] * 50))
+    for worker in bench.workers:
+        worker.destroy()
+    assert len(jobs.app.jobs(state="scheduled")) == len(kept) == 100
+    assert bench.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+def enqueue(store: Callable[[], list[Any]]) -> list[Any]:
+    """Tries until it is stored, as a caller does."""
+    handles: list[Any] = []
+
+    def stored() -> bool:
+        with suppress(BrokerUnavailable):
+            handles.extend(store())
+        return bool(handles)
+
+    wait_until(stored, message="it is stored")
+    return handles

@@ -325,7 +325,7 @@ class Supervisor:
 
     @property
     def _steady(self) -> bool:
-        """Whether its lease holds, and did not only just come back. After an outage every worker's has ended: who looked
+        """Whether its lease holds, and did not only just come back. After an outage each worker's has ended: who looked
         at once would take from the others, or from itself, what they have done meanwhile and are about to settle."""
         now = SYSTEM.steady()
         return now - self._renewed < _FENCE * 1000 and now - self._regained > _AFTER_OUTAGE * 1000
