@@ -445,8 +445,8 @@ class Broker(Protocol):
         """Begins a transaction in which a running job ends.
 
         Args:
-            connection: The caller's, in no transaction yet, and from now on the transaction's; None for a new one of
-                the broker's own driver.
+            connection: The caller's, in no transaction yet, and from now on the transaction's unless this raises; None
+                for a new one of the broker's own driver.
 
         Raises:
             CapabilityError: ``connection`` is of the wrong kind, or the broker takes none.

@@ -21,7 +21,7 @@ from mouso.app import Mouso
 from mouso.brokers.base import Transaction
 from mouso.clock import MAX_SECONDS, SYSTEM, seconds
 from mouso.context import CURRENT, Context, Log, StopRequested
-from mouso.errors import BadPayload, BadSignature, CapabilityError, JobControl, MousoError, ResultError, Retry
+from mouso.errors import BadPayload, BadSignature, JobControl, MousoError, ResultError, Retry
 from mouso.job import Charge, JobState, Lease, LogLine, Outcome, Progress
 from mouso.middleware import Middleware, compose
 from mouso.observe.logs import about
@@ -385,7 +385,7 @@ def _now(step: Coroutine[Any, Any, None]) -> None:
     except StopIteration:
         return
     step.close()
-    raise CapabilityError("a plain function needs a connection that is not asynchronous; make it a coroutine function")
+    raise AssertionError("there was something to wait for")
 
 
 async def _waiting_for(awaitable: Awaitable[Any]) -> Any:

@@ -6,14 +6,13 @@ the database.
 
 from __future__ import annotations
 
-import os
 import secrets
 import select
 from contextlib import suppress
-from enum import Enum
 
 from psycopg import pq
 
+from mouso.brokers.ears import ServerEar, Woken
 from mouso.brokers.postgres.faults import Lost, Refusal
 from mouso.brokers.postgres.link import Link, Session
 from mouso.brokers.postgres.wire import text
@@ -34,15 +33,7 @@ ON CONFLICT (id) DO UPDATE SET until = excluded.until
 _FORGET = "DELETE FROM {schema}.ears WHERE id = $1::text OR until < clock_timestamp() - interval '1 hour'"
 
 
-class Woken(Enum):
-    """Why a wait ended."""
-
-    TIMEOUT = "timeout"
-    RUNG = "rung"
-    INTERRUPTED = "interrupted"
-
-
-class Ear:
+class Ear(ServerEar):
     """Listens for one kind of ring.
 
     Args:
@@ -51,6 +42,7 @@ class Ear:
     """
 
     def __init__(self, link: Link, schema: str, kind: str, *, listens: bool = True) -> None:
+        super().__init__()
         self._link = link
         self._schema = schema
         self._kind = kind
@@ -58,12 +50,8 @@ class Ear:
         self._id = secrets.token_hex(8)
         self._connection: pq.abc.PGconn | None = None
         self._announce_at = self._connect_at = 0.0
-        self._self_in, self._self_out = os.pipe()
-        os.set_blocking(self._self_in, False)
-        os.set_blocking(self._self_out, False)
 
-    def wait(self, timeout: float) -> Woken:
-        """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
+    def _listen(self, timeout: float) -> Woken:
         now = SYSTEM.monotonic()
         if not self._listens:
             return self._poll(min(timeout, _SLEEP))
@@ -83,7 +71,7 @@ class Ear:
             except _FAILED:
                 self._hang_up()
                 return self._poll(min(timeout, _AGAIN))
-            return Woken.INTERRUPTED if self._interrupted() else Woken.RUNG  # what rang before was not heard
+            return Woken.INTERRUPTED if self._was_interrupted() else Woken.RUNG  # what rang before was not heard
         if now >= self._announce_at:
             try:
                 self._announce(now)
@@ -91,7 +79,7 @@ class Ear:
                 self._hang_up()
                 return Woken.RUNG
         if self._take():
-            return Woken.INTERRUPTED if self._interrupted() else Woken.RUNG
+            return Woken.INTERRUPTED if self._was_interrupted() else Woken.RUNG
         return self._poll(timeout)
 
     def _session(self) -> Session:
@@ -110,23 +98,17 @@ class Ear:
 
     def _poll(self, timeout: float) -> Woken:
         poll = select.poll()
-        poll.register(self._self_in, select.POLLIN)
+        poll.register(self.interrupted, select.POLLIN)
         if self._connection is not None:
             poll.register(self._connection.socket, select.POLLIN)
         ready = {fd for fd, _ in poll.poll(max(timeout, 0) * 1000)}
-        if self._self_in in ready:
-            self._interrupted()
+        if self.interrupted in ready:
+            self._was_interrupted()
             return Woken.INTERRUPTED
         if ready:
             self._take()
             return Woken.RUNG
         return Woken.TIMEOUT
-
-    def _interrupted(self) -> bool:
-        """Whether somebody called ``interrupt``, which then is over."""
-        with suppress(BlockingIOError):
-            return bool(os.read(self._self_in, 4096))
-        return False
 
     def _take(self) -> bool:
         """Takes all rings that have come, and says if there were any; a connection that was lost is made anew."""
@@ -143,22 +125,14 @@ class Ear:
             return True
         return rang
 
-    def interrupt(self) -> None:
-        """Ends the wait that is under way, or else the next one."""
-        with suppress(BlockingIOError):
-            os.write(self._self_out, b"!")
-
     def _hang_up(self) -> None:
         if self._connection is not None:
             with suppress(Exception):
                 self._connection.finish()
             self._connection = None
 
-    def close(self) -> None:
-        """Stops listening."""
+    def _leave(self) -> None:
         if self._connection is not None:
             with suppress(*_FAILED):
                 self._session().fetch(_FORGET.replace("{schema}", self._schema), text(self._id))
         self._hang_up()
-        os.close(self._self_in)
-        os.close(self._self_out)

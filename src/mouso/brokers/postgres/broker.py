@@ -27,8 +27,9 @@ from mouso.brokers.base import (
     Want,
     WorkerInfo,
 )
+from mouso.brokers.ears import Woken
 from mouso.brokers.postgres import joining, reading, rows, schema, wire
-from mouso.brokers.postgres.bell import CALLERS, WORKERS, Ear, Woken
+from mouso.brokers.postgres.bell import CALLERS, WORKERS, Ear
 from mouso.brokers.postgres.floors import Floors
 from mouso.brokers.postgres.link import Link, Values
 from mouso.brokers.postgres.wire import BIGINT, INTEGER

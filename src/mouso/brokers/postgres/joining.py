@@ -4,9 +4,10 @@ It finds the psycopg connection below whatever the caller holds."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 import psycopg
@@ -65,6 +66,8 @@ class PostgresTransaction:
         self._shown = link.shown
         self._settle = settle
         self.connection = _new(link) if connection is None else connection
+        if iscoroutinefunction(getattr(self.connection, "commit", None)):
+            _check_asynchronous(self.connection)
         if hasattr(self.connection, "ensure_connection"):  # Django's, which commits by itself as a rule
             self.connection.set_autocommit(False)
         below = _libpq(self.connection, self._shown)
@@ -97,6 +100,18 @@ class PostgresTransaction:
             await _done(self.connection.rollback())
         with suppress(Exception):
             await _done(self.connection.close())
+
+
+def _check_asynchronous(connection: Any) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise CapabilityError(
+            "a plain function needs a connection that is not asynchronous; hand over another one, or use a coroutine"
+        ) from None
+    session = getattr(connection, "sync_session", None)
+    if session is not None and not session.in_transaction():
+        raise CapabilityError("the session has no connection yet; call: await session.connection()")
 
 
 async def _done(step: object) -> None:

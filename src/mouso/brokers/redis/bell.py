@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import select
 from contextlib import suppress
-from enum import Enum
 from typing import Any
 
+from mouso.brokers.ears import ServerEar, Woken
 from mouso.brokers.redis.link import Link
 from mouso.brokers.redis.servers import FAILED
 from mouso.clock import SYSTEM
@@ -16,15 +15,7 @@ _AGAIN = 0.5
 _DRAIN = 10_000
 
 
-class Woken(Enum):
-    """Why a wait ended."""
-
-    TIMEOUT = "timeout"
-    RUNG = "rung"
-    INTERRUPTED = "interrupted"
-
-
-class Ear:
+class Ear(ServerEar):
     """Listens to one channel.
 
     Args:
@@ -32,15 +23,12 @@ class Ear:
     """
 
     def __init__(self, link: Link, kind: str) -> None:
+        super().__init__()
         self._link = link
         self._kind = kind
         self._connection: Any = None
-        self._self_in, self._self_out = os.pipe()
-        os.set_blocking(self._self_in, False)
-        os.set_blocking(self._self_out, False)
 
-    def wait(self, timeout: float) -> Woken:
-        """Blocks until a ring, ``interrupt`` or the timeout (seconds)."""
+    def _listen(self, timeout: float) -> Woken:
         if self._connection is None:
             try:
                 self._connection = self._link.listening(self._kind)
@@ -50,20 +38,19 @@ class Ear:
         return self._poll(self._connection, timeout)
 
     def _interrupted_already(self) -> bool:
-        return bool(select.select([self._self_in], [], [], 0)[0])
+        return bool(select.select([self.interrupted], [], [], 0)[0])
 
     def _poll(self, connection: Any, timeout: float) -> Woken:
         poll = select.poll()
-        poll.register(self._self_in, select.POLLIN)
+        poll.register(self.interrupted, select.POLLIN)
         if connection is not None:
             poll.register(connection._sock.fileno(), select.POLLIN)
         deadline = SYSTEM.monotonic() + timeout
         while True:
             left = max(deadline - SYSTEM.monotonic(), 0)
             ready = {fd for fd, _ in poll.poll(left * 1000)}
-            if self._self_in in ready:
-                with suppress(BlockingIOError):
-                    os.read(self._self_in, 4096)
+            if self.interrupted in ready:
+                self._was_interrupted()
                 return Woken.INTERRUPTED
             if ready:
                 self._drain()
@@ -81,19 +68,11 @@ class Ear:
         except FAILED:
             self._hang_up()
 
-    def interrupt(self) -> None:
-        """Ends the wait that is under way, or else the next one."""
-        with suppress(BlockingIOError):
-            os.write(self._self_out, b"!")
-
     def _hang_up(self) -> None:
         if self._connection is not None:
             with suppress(Exception):
                 self._connection.disconnect()
             self._connection = None
 
-    def close(self) -> None:
-        """Stops listening."""
+    def _leave(self) -> None:
         self._hang_up()
-        os.close(self._self_in)
-        os.close(self._self_out)

@@ -28,8 +28,9 @@ from mouso.brokers.base import (
     Want,
     WorkerInfo,
 )
+from mouso.brokers.ears import Woken
 from mouso.brokers.redis import rows
-from mouso.brokers.redis.bell import Ear, Woken
+from mouso.brokers.redis.bell import Ear
 from mouso.brokers.redis.keys import KEYS
 from mouso.brokers.redis.link import Link
 from mouso.clock import SYSTEM, Clock

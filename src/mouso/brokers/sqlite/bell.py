@@ -15,8 +15,8 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from enum import Enum
 
+from mouso.brokers.ears import Woken
 from mouso.clock import SYSTEM
 
 WORKERS = "w"
@@ -135,14 +135,6 @@ class Bells:
             yield f"/proc/self/fd/{folder}/{name}"
         finally:
             os.close(folder)
-
-
-class Woken(Enum):
-    """Why a wait ended."""
-
-    TIMEOUT = "timeout"
-    RUNG = "rung"
-    INTERRUPTED = "interrupted"
 
 
 class Listener:

@@ -26,8 +26,9 @@ from mouso.brokers.base import (
     Want,
     WorkerInfo,
 )
+from mouso.brokers.ears import Woken
 from mouso.brokers.sqlite import joining, operating, producing, rows, upkeep, working
-from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller, Woken
+from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller
 from mouso.brokers.sqlite.store import Store, engine_notice
 from mouso.clock import SYSTEM, Clock
 from mouso.job import Job, Outcome, RunInfo

@@ -63,7 +63,7 @@ class SQLiteTransaction:
                     raise CapabilityError("the connection is in a transaction already; hand it over before that begins")
                 self.connection.execute("BEGIN IMMEDIATE")
         except BaseException:
-            if isinstance(given, sqlite3.Connection):
+            if connection is None and isinstance(given, sqlite3.Connection):
                 given.close()
             raise
 
