@@ -18,12 +18,14 @@ class Proxy:
         port: Where it listens.
         swallow: Which bytes are lost: ``to`` the server, ``from`` it, or both; what is lost stays lost.
         delay: Seconds by which it passes on later.
+        rate: Bytes a second that it passes on, each way of each connection; None for any number.
         cut_after: Bytes of replies after which it ends all connections, once.
     """
 
     def __init__(self, target: int) -> None:
         self.swallow: frozenset[str] = frozenset()
         self.delay = 0.0
+        self.rate: int | None = None
         self.cut_after: int | None = None
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
@@ -105,6 +107,8 @@ class Proxy:
                     continue
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if self.rate is not None:
+                    await asyncio.sleep(len(data) / self.rate)
                 if way == "from" and self.cut_after is not None:
                     data, self.cut_after = data[: self.cut_after], None
                     writer.write(data)
