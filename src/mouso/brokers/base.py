@@ -39,6 +39,13 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = True
 
 
+class Script(StrEnum):
+    """SQL for administrators: the statements of ``migrate``, and roles with the least rights they need."""
+
+    SCHEMA = "schema"
+    ROLES = "roles"
+
+
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """How long finished jobs stay: by age (ms) and by count, whichever ends first."""
 
@@ -300,11 +307,12 @@ class Broker(Protocol):
         ...
 
     def open(self) -> None:
-        """Connects, creates an empty store's schema and brings an older one up to date.
+        """Connects, creates an empty store's schema, and brings an older one up to date or says who has to do it.
 
         Raises:
             ConfigError: The URL leads to something that is no store of jobs or cannot be used.
-            SchemaError: The schema is newer than this version of Mouso; both versions are named.
+            SchemaError: The schema is newer than this version of Mouso, or older and for ``migrate`` to change; both
+                versions are named.
             BrokerUnavailable: It cannot be reached.
 
         Guarantees:
@@ -325,6 +333,14 @@ class Broker(Protocol):
 
         Guarantees:
             Two at once: one does it, the other finds it done.
+        """
+        ...
+
+    def sql(self, what: Script) -> str:
+        """What an administrator may run instead of letting Mouso do it; nothing is connected to.
+
+        Raises:
+            CapabilityError: The store has no SQL, or nobody but Mouso to run it.
         """
         ...
 

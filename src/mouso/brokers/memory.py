@@ -33,6 +33,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Script,
     Transaction,
     Update,
     Want,
@@ -155,6 +156,11 @@ class MemoryBroker:
 
     def migrate(self) -> tuple[int, int]:
         return 1, 1
+
+    def sql(self, what: Script) -> str:
+        raise CapabilityError(
+            f"{self.url} takes no SQL; run mouso migrate without --{'roles' if what is Script.ROLES else 'sql'}"
+        )
 
     # -- producers
 

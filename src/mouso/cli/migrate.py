@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from mouso.brokers.base import Script
 from mouso.cli.base import Target, app_command
 from mouso.cli.output import say, write_json
-from mouso.errors import ConfigError
 
 
 @app_command(example="mouso migrate shop:app")
@@ -27,10 +27,7 @@ def migrate(target: Target, as_json: bool, as_sql: bool, roles: bool) -> None:
     with target.open() as app:
         url = app.broker.url
         if as_sql or roles:
-            script = getattr(app.broker, "roles_sql" if roles else "migration_sql", None)
-            if script is None:
-                raise ConfigError(f"{url} takes no SQL; run mouso migrate without --{'roles' if roles else 'sql'}")
-            sql = script()
+            sql = app.broker.sql(Script.ROLES if roles else Script.SCHEMA)
         else:
             before, after = app.broker.migrate()
     if as_sql or roles:

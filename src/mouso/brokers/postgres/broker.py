@@ -23,6 +23,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Script,
     Update,
     Want,
     WorkerInfo,
@@ -89,13 +90,8 @@ class PostgresBroker:
     def migrate(self) -> tuple[int, int]:
         return schema.migrate(self._link, self._name)
 
-    def migration_sql(self) -> str:
-        """The statements that ``migrate`` would run on an empty database, for tools that migrate by themselves."""
-        return schema.sql(self._name)
-
-    def roles_sql(self) -> str:
-        """The statements that make the roles of producers, workers and dashboards, with the least rights they need."""
-        return schema.roles_sql(self._name)
+    def sql(self, what: Script) -> str:
+        return schema.sql(self._name) if what is Script.SCHEMA else schema.roles_sql(self._name)
 
     def _call(self, verb: str, *values: bytes | None, timeout: float = 5.0, again: bool = True) -> pq.abc.PGresult:
         if not self._opened:

@@ -23,6 +23,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Script,
     Transaction,
     Update,
     Want,
@@ -95,6 +96,11 @@ class RedisBroker:
     def _now(self) -> bytes | int:
         """What scripts are told to take for now: nothing, so that they ask the server, but in tests."""
         return b"" if self._clock is SYSTEM else self._clock.now()
+
+    def sql(self, what: Script) -> str:
+        raise CapabilityError(
+            f"{self.url} takes no SQL; run mouso migrate without --{'roles' if what is Script.ROLES else 'sql'}"
+        )
 
     # -- producers
 

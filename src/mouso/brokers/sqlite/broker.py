@@ -22,6 +22,7 @@ from mouso.brokers.base import (
     QueueInfo,
     Retention,
     RetryResult,
+    Script,
     Update,
     Want,
     WorkerInfo,
@@ -31,6 +32,7 @@ from mouso.brokers.sqlite import joining, operating, producing, rows, upkeep, wo
 from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller
 from mouso.brokers.sqlite.store import Store, engine_notice
 from mouso.clock import SYSTEM, Clock
+from mouso.errors import CapabilityError
 from mouso.job import Job, Outcome, RunInfo
 from mouso.urls import BrokerURL
 
@@ -77,6 +79,11 @@ class SQLiteBroker:
 
     def migrate(self) -> tuple[int, int]:
         return self._store.migrate()
+
+    def sql(self, what: Script) -> str:
+        raise CapabilityError(
+            f"{self.url} takes no SQL; run mouso migrate without --{'roles' if what is Script.ROLES else 'sql'}"
+        )
 
     # -- producers
 
