@@ -39,6 +39,7 @@ from mouso.wire import (
     PICKLE,
     Adapter,
     adapter_of,
+    canonical,
     decoder,
     difference,
     first_line,
@@ -298,6 +299,42 @@ class Signature:
             raise BadPayload(
                 f"the payload does not fit task {self.name}: {first_line(error)} (starts {preview(payload)})"
             ) from None
+
+    def canonical(self, payload: bytes, codec: str) -> bytes:
+        """What stands for encoded arguments in a unique key: the same bytes for equal calls, whoever makes them.
+
+        Defaults count as given; mappings and sets are sorted. What is pickled stands for itself.
+        """
+        if codec == PICKLE:
+            return payload
+        arguments = self._decoders[codec].decode(payload)
+        values = []
+        for name in self._names:
+            value = getattr(arguments, name)
+            if value is UNSET:
+                values.append(self._defaults[name])
+            else:
+                values.append(canonical(self._adapters[name].load(value) if name in self._adapters else value))
+        try:
+            return ENCODERS["msgpack"].encode(values)
+        except Exception:  # a part that only pydantic can encode
+            return payload
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults of parameters, in canonical form, as they would arrive if they were given."""
+        defaults: dict[str, Any] = {}
+        for name, parameter in self._signature.parameters.items():
+            value = parameter.default
+            try:
+                plain = ENCODERS["msgpack"].encode(
+                    self._adapters[name].dump(value) if name in self._adapters else value
+                )
+                value = decoder(self._hints[name], "msgpack").decode(plain)
+                defaults[name] = canonical(self._adapters[name].load(value) if name in self._adapters else value)
+            except Exception:  # nobody could give it
+                defaults[name] = {}
+        return defaults
 
     def _spread(self, arguments: Any) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []

@@ -295,10 +295,10 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     return value
 
 
-def unique_key(task: str, payload: bytes, digest: str | None = None) -> str:
-    """The key of ``unique=True``: the task and a digest of its encoded arguments, or the one that is given."""
+def unique_key(task: str, arguments: bytes, digest: str | None = None) -> str:
+    """The key of ``unique=True``: the task and a digest of its canonical arguments, or the one given."""
     if digest is not None:
         return f"{task}:{digest}"
     import hashlib  # loads OpenSSL, which is needed here only
 
-    return f"{task}:{hashlib.blake2b(payload, digest_size=16).hexdigest()}"
+    return f"{task}:{hashlib.blake2b(arguments, digest_size=16).hexdigest()}"

@@ -220,8 +220,8 @@ class Call(Generic[P, R]):
         )
 
     def _unique_key(self, payload: bytes) -> str:
-        trust = self._app.trust
-        return unique_key(self._task.name, payload, None if trust is None else trust.digest(payload))
+        trust, content = self._app.trust, self._task.signature.canonical(payload, self._template.codec)
+        return unique_key(self._task.name, content, None if trust is None else trust.digest(content))
 
 
 class Task(Call[P, R]):

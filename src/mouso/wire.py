@@ -151,6 +151,30 @@ def _is_nan(plain: Any) -> bool:
     return isinstance(plain, float) and not math.isfinite(plain)
 
 
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def canonical(value: Any) -> Any:
+    """A value's plain form, which is the same for equal values: mappings and sets are sorted, by their encoded form."""
+    if type(value) in _SCALARS:
+        return value
+    encode = ENCODERS["msgpack"].encode
+    if isinstance(value, Mapping):
+        return {"": sorted(([canonical(key), canonical(item)] for key, item in value.items()), key=encode)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(canonical, value), key=encode)
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    kind = type(value)
+    if isinstance(value, msgspec.Struct):
+        return [kind.__qualname__, *(canonical(getattr(value, name)) for name in value.__struct_fields__)]
+    if dataclasses.is_dataclass(value):
+        return [kind.__qualname__, *(canonical(getattr(value, field.name)) for field in dataclasses.fields(value))]
+    if _is_pydantic(kind):
+        return [kind.__qualname__, canonical(dict(value))]
+    return {} if value is msgspec.UNSET else value
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
     match a, b:

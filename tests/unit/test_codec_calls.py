@@ -1,6 +1,8 @@
 """How the arguments of a call are bound, for functions of every kind."""
 
 import functools
+import os
+import subprocess
 import sys
 import typing
 from datetime import date
@@ -8,11 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mouso.codec import Signature, type_hints
 from mouso.errors import ArgumentError, ConfigError
-from tests.unit.codec_kit import LIMIT, Movie, travel
+from tests.unit.codec_kit import ITEM, LIMIT, USER, Cat, Dog, Item, Movie, User, travel
 
 # -- how a call is bound
 
@@ -190,3 +193,60 @@ def test_an_annotation_that_json_cannot_restore_is_refused_at_the_declaration(mo
         ConfigError, match=r"the annotation str \| pathlib.*Path of argument 'value' cannot be restored"
     ):
         Signature("shop.task", task)
+
+
+# -- what stands for a call in a unique key
+
+
+def key(function: Any, *args: Any, codec: str = "json", **kwargs: Any) -> bytes:
+    own = Signature("shop.task", function)
+    return own.canonical(own.encode(args, kwargs, codec, LIMIT), codec)
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_equal_calls_are_the_same_in_canonical_form(codec: str) -> None:
+    def task(
+        a: float,
+        b: float = 2,
+        c: dict[str, Any] | None = None,
+        d: set[str] | None = None,
+        e: Path = Path("x"),
+        f: tuple[int, ...] = (),
+        *,
+        g: User | int = 1,
+        h: Cat | Dog | None = None,
+        i: Item | None = None,
+    ) -> None: ...
+
+    tags = {"grey", "small", "x", "y"}
+    equal: list[tuple[Any, Any]] = [
+        (((7,), {}), ((7.0, 2), {"e": Path("x"), "f": [], "g": 1})),
+        (((1,), {"c": {"x": 1, "y": {"a": 1, "b": 2}}}), ((1,), {"c": {"y": {"b": 2, "a": 1}, "x": 1}})),
+        (((1,), {"d": tags}), ((1,), {"d": {"y", "x", "small", "grey"}})),
+        (((1,), {"g": USER}), ((1, 2), {"g": USER.model_copy()})),
+        (((1,), {"i": ITEM}), ((1,), {"i": Item("mouse", Decimal("9.90"), {"grey", "small"})})),
+    ]
+    for (args, kwargs), (others, named) in equal:
+        assert key(task, *args, codec=codec, **kwargs) == key(task, *others, codec=codec, **named)
+    other = [key(task, 7), key(task, 7, 3), *(key(task, 7, h=cls("x")) for cls in (Cat, Dog)), key(task, 7, g=USER)]
+    assert len(set(other)) == len(other)
+
+
+def test_a_default_that_nobody_can_give_is_no_argument_that_somebody_gave() -> None:
+    nobodys = object()
+
+    def task(a: Any = nobodys, b: int | msgspec.UnsetType = msgspec.UNSET) -> None: ...
+
+    assert len({key(task), key(task, None), key(task, {}), key(task, []), key(task, 0)}) == 5
+
+
+def test_keys_of_sets_are_the_same_in_every_process() -> None:
+    program = """if True:
+        from mouso.codec import Signature
+        def task(tags: set[str], mixed: dict[int, frozenset[int | str | None]]) -> None: ...
+        own = Signature("shop.task", task)
+        print(own.canonical(own.encode(({"a", "b", "c", "d"}, {2: {1, "x", None}, 1: {"y"}}), {}, "json", 999), "json"))
+    """
+    seeds = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2", "3")]
+    run = [subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True) for env in seeds]
+    assert len({done.stdout for done in run}) == 1
