@@ -46,6 +46,7 @@ from mouso.wire import (
     has_nan,
     is_deep,
     is_usable,
+    kind_of,
     preview,
     same,
     without_values,
@@ -112,6 +113,9 @@ class Signature:
         self._result_adapter = None if is_usable(returns) else adapter_of(returns)
         plain = Any if not is_usable(returns) else returns
         self._result_decoders = {codec: decoder(plain, codec) for codec in CODECS}
+        written = signature.return_annotation
+        self._returns = inspect.formatannotation(written if returns is Any else returns) if "return" in hints else ""
+        self._certain = _certain(returns) if is_usable(returns) else frozenset()
 
     def _hint(self, parameter: inspect.Parameter, hint: Any) -> Any:
         """The type to decode a parameter into."""
@@ -379,7 +383,7 @@ class Signature:
         """Encodes a return value; None for None.
 
         Raises:
-            ResultError: It cannot be encoded or is too large.
+            ResultError: It cannot be encoded, the return annotation cannot restore it, or it is too large.
         """
         if value is None:
             return None
@@ -404,7 +408,26 @@ class Signature:
                 f"the result of task {self.name} holds NaN or Infinity, which JSON cannot; "
                 'return None in its place, or declare the task with codec="msgpack"'
             )
+        if type(value) not in self._certain:
+            self._check_result(value, encoded, codec)
         return encoded
+
+    def _check_result(self, value: Any, encoded: bytes, codec: str) -> None:
+        try:
+            restored = self._restore_result(encoded, codec)
+            wrong = "" if restored == value or same(value, restored) else difference(value, restored)
+        except Exception as error:
+            wrong = without_values(error)
+        if wrong:
+            by = f"by its return annotation {self._returns}" if self._returns else "without a return annotation"
+            raise ResultError(
+                f"the result of task {self.name}, {kind_of(value)}, cannot be restored {by}: {wrong}; "
+                "annotate the task with the type that it returns"
+            )
+
+    def _restore_result(self, encoded: bytes, codec: str) -> Any:
+        value = self._result_decoders[codec].decode(encoded)
+        return value if self._result_adapter is None else self._result_adapter.load(value)
 
     def _result_too_large(self, size: int, limit: int) -> ResultError:
         return ResultError(
@@ -432,12 +455,22 @@ class Signature:
         try:
             if codec == PICKLE:
                 return self._require_pickle().loads(encoded)
-            value = self._result_decoders[codec].decode(encoded)
-            return value if self._result_adapter is None else self._result_adapter.load(value)
+            return self._restore_result(encoded, codec)
         except Exception as error:
             raise ResultError(
                 f"the result of task {self.name} does not fit its return annotation: {first_line(error)}"
             ) from None
+
+
+_PLAIN = frozenset({str, int, float, bool})
+
+
+def _certain(hint: Any) -> frozenset[type]:
+    """The types of values that an annotation certainly restores from JSON."""
+    if hint is Any:
+        return _PLAIN
+    members = get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return frozenset(kind for kind in _PLAIN if any(member is kind for member in members))
 
 
 def _pickled_calls(signature: inspect.Signature) -> PickledCalls:

@@ -282,13 +282,19 @@ def test_a_result_that_no_longer_fits_its_annotation(bench: Bench) -> None:
     jobs = bench.app(
         """
         @app.task
-        def job() -> int:
+        def job() -> str:
+            return "not a number"
+
+        @app.task
+        def other() -> int:
             return "not a number"
         """
     )
     bench.worker()
-    handle = jobs.job.delay()
-    assert bench.wait_final([handle])[0].state == "completed"
+    handle, refused = jobs.job.delay(), jobs.other.delay()
+    assert [job.state for job in bench.wait_final([handle, refused])] == ["completed", "dead"]
+    assert refused.record.reason == "bad_result"
+    jobs.job.signature = jobs.other.signature  # a later version
     with pytest.raises(ResultError, match="annotation"):
         handle.get(timeout=WAIT)
 

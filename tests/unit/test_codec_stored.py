@@ -1,6 +1,8 @@
 """What comes out of the store: payloads that no producer of the task made, and results."""
 
 import math
+from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from mouso.codec import Signature
 from mouso.errors import BadPayload, ResultError
 from mouso.wire import CODECS, MAX_DEPTH, decode_plain
-from tests.unit.codec_kit import LIMIT, ORDER, Order, Page, User, nested, signature
+from tests.unit.codec_kit import LIMIT, ORDER, Color, Order, Page, User, nested, signature
 
 # -- payloads that no producer of this task made
 
@@ -112,6 +114,46 @@ def test_arguments_behind_a_gap_are_a_bad_payload() -> None:
 def test_a_result_that_cannot_be_stored_is_refused(value: Any, why: str) -> None:
     with pytest.raises(ResultError, match=f"the result of task shop.task {why}"):
         signature(Any).encode_result(value, "json", LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "why"),
+    [
+        (int, "text", "str, cannot be restored by its return annotation int: Expected `int`, got `str`"),
+        (int, True, "bool, cannot be restored by its return annotation int: Expected `int`, got `bool`"),
+        (int, 1.5, "float, cannot be restored by its return annotation int: Expected `int`, got `float`"),
+        (type(None), 1, "int, cannot be restored by its return annotation NoneType: Expected `null`, got `int`"),
+        (date, datetime(2026, 1, 1), "datetime, cannot be restored by its return annotation datetime.date: "),
+        (list[int], [1, "secret"], r"list, cannot be restored by its return annotation list\[int\]: Expected `int`"),
+        (Color, "secret", "str, cannot be restored by its return annotation .*Color: Invalid enum value '…'"),
+        (User | int, "secret", "str, cannot be restored by its return annotation .*User | int: "),
+        (Any, date(2026, 1, 1), "date, cannot be restored by its return annotation .*Any: date would arrive as str; "),
+        (Any, b"x", "bytes, cannot be restored by its return annotation .*Any: bytes would arrive as str; annotate"),
+        (Any, {1: 2}, "dict, .*: dict would arrive as dict, because of int in it, which would arrive as str; annotate"),
+        (Any, Path("x"), "PosixPath, .* would arrive as str; annotate the task with the type that it returns"),
+    ],
+    ids=str,
+)
+def test_a_result_that_its_annotation_cannot_restore_is_refused(hint: Any, value: Any, why: str) -> None:
+    with pytest.raises(ResultError, match=f"the result of task shop.task, {why}") as refused:
+        signature(hint).encode_result(value, "json", LIMIT)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_result_without_an_annotation_is_what_json_can_tell_apart() -> None:
+    def task(): ...  # type: ignore[no-untyped-def]  # why: it is about what has no annotation
+
+    own = Signature("shop.task", task)
+    with pytest.raises(ResultError, match="without a return annotation: date would arrive as str"):
+        own.encode_result(date(2026, 1, 1), "json", LIMIT)
+    for value in ("a", 1, 1.5, True, None, [1, {"a": None}], (1, 2)):
+        own.encode_result(value, "json", LIMIT)
+    assert own.decode_result(own.encode_result(b"x", "msgpack", LIMIT), "msgpack") == b"x"
+
+
+def test_what_an_annotation_restores_as_its_equal_is_a_result() -> None:
+    for hint, value in ((float, 1), (int | None, None), (list[int], (1, 2)), (float, math.nan), (int | str, "1")):
+        signature(hint).encode_result(value, "msgpack", LIMIT)
 
 
 def test_a_result_that_contains_itself_is_refused() -> None:
