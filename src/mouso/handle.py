@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mouso.brokers.base import CancelResult, JobUpdate, RetryResult
+from mouso.brokers.base import CancelResult, DeleteResult, JobUpdate, RetryResult
 from mouso.clock import SYSTEM, Duration, seconds
 from mouso.context import CURRENT
+from mouso.editing import replacement
 from mouso.errors import (
     BrokerUnavailable,
     ErrorInfo,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mouso.task import Task
 
 R = TypeVar("R")
+T = TypeVar("T")
 _LOOK = 0.05
 _warned: set[str] = set()
 """Tasks whose jobs were told, in this process, what it means to wait for another job."""
@@ -251,9 +253,44 @@ class JobHandle(Generic[R]):
         """Cancels the job; returns ``cancelled``, ``requested`` (it runs), ``done`` or ``unknown``."""
         return self._app.broker.cancel([self.id])[0]
 
-    def retry(self) -> RetryResult:
-        """Makes a dead, cancelled or expired job available again, a waiting one due now; returns what happened."""
-        return retry_jobs(self._app, [self.id])[0]
+    async def acancel(self) -> CancelResult:
+        """``cancel`` for coroutines."""
+        return await _in_thread(self.cancel)
+
+    def retry(self, arguments: Mapping[str, Any] | None = None) -> RetryResult:
+        """Makes a dead, cancelled or expired job available again, a waiting one due now.
+
+        Args:
+            arguments: New ones in place of all that it has, by parameter name; None leaves it those.
+
+        Returns:
+            ``retried``, or why nothing was done: ``live`` (it runs, or waits and is due), ``done`` (it is completed),
+            ``conflict`` (another job holds its unique key) or ``unknown``.
+
+        Raises:
+            ArgumentError: The arguments do not fit the task.
+            ConfigError: The app does not know the task, so new arguments cannot be checked.
+            JobRejected: The job is signed, and no key of the app may sign it anew.
+            JobUnknown: There are new arguments, and no job has this id.
+        """
+        payload = None if arguments is None else replacement(self._app, self.id, arguments)
+        return retry_jobs(self._app, [self.id], payload)[0]
+
+    async def aretry(self, arguments: Mapping[str, Any] | None = None) -> RetryResult:
+        """``retry`` for coroutines."""
+        return await _in_thread(self.retry, arguments)
+
+    def delete(self) -> DeleteResult:
+        """Deletes the job and all that is kept of it.
+
+        Returns:
+            ``deleted``, ``running`` (it is left alone; cancel it first) or ``unknown``.
+        """
+        return self._app.broker.delete([self.id])[0]
+
+    async def adelete(self) -> DeleteResult:
+        """``delete`` for coroutines."""
+        return await _in_thread(self.delete)
 
     # -- Celery's spellings
 
@@ -307,6 +344,12 @@ def retry_jobs(app: Mouso, ids: Sequence[str], payload: bytes | None = None) -> 
     rest = [id for id in ids if id not in results]
     results.update(zip(rest, app.broker.retry(rest), strict=True))
     return [results[id] for id in ids]
+
+
+async def _in_thread(call: Callable[..., T], *args: Any) -> T:
+    import asyncio
+
+    return await asyncio.to_thread(call, *args)
 
 
 def _warn_who_holds_a_slot(id: str) -> None:

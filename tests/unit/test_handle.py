@@ -1,6 +1,7 @@
 """What the caller holds of a job: its state, its value, its end."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from mouso import (
     Mouso,
 )
 from mouso.brokers.base import Update, Want
-from mouso.errors import ErrorInfo, JobError, ResultError, ResultTimeout
+from mouso.errors import ArgumentError, ConfigError, ErrorInfo, JobError, ResultError, ResultTimeout
 from mouso.job import Charge, Lease, Outcome, Progress, new_id
 from tests.support import wait_until
 
@@ -338,6 +339,63 @@ def test_a_dead_job_can_be_retried(app: Mouso, job: JobHandle[Any]) -> None:
     complete(app)
     assert job.get(timeout=10) == VALUE
     assert job.retry() == "done"
+
+
+def test_a_job_is_retried_with_other_arguments(app: Mouso, job: JobHandle[Any]) -> None:
+    die(app)
+    assert job.retry({"day": date(2031, 1, 2)}) == "retried"
+    lease = claim(app)
+    assert (lease.id, lease.payload) == (job.id, b'{"day":"2031-01-02"}')
+    settle(app, lease, JobState.DEAD, reason="attempts", error=ERROR)
+    assert job.retry(arguments={"day": "2032-01-02"}) == "retried", "as JSON writes it"
+    assert claim(app).payload == b'{"day":"2032-01-02"}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"day": "soon"}, "task .*plan: Invalid RFC3339 encoded date"),
+        ({"dya": "2030-01-02"}, "has no parameter 'dya'; did you mean 'day'"),
+        ({}, "missing required field `day`"),
+        ({"day": object()}, "the new arguments cannot be encoded: an object of type object cannot be encoded"),
+        ({"day": math.nan}, "the new arguments hold NaN or Infinity"),
+        ([1], "new arguments are a mapping by parameter name, such as"),
+        ({1: 2}, "new arguments are a mapping by parameter name, such as"),
+    ],
+)
+def test_new_arguments_that_do_not_fit_change_nothing(
+    app: Mouso, job: JobHandle[Any], arguments: Any, why: str
+) -> None:
+    die(app)
+    with pytest.raises(ArgumentError, match=why):
+        job.retry(arguments)
+    assert (job.state, job.record.payload) == (JobState.DEAD, b'{"day":"2030-01-02"}')
+
+
+def test_new_arguments_for_a_job_that_is_gone_or_of_an_unknown_task(app: Mouso, job: JobHandle[Any]) -> None:
+    with pytest.raises(JobUnknown, match="no job has the id nothing"):
+        app.job("nothing").retry({"day": "2030-01-02"})
+    app.tasks.clear()
+    with pytest.raises(ConfigError, match="no task is called"):
+        job.retry({"day": "2030-01-02"})
+
+
+def test_a_job_is_deleted(app: Mouso, job: JobHandle[Any]) -> None:
+    lease = claim(app)
+    assert job.delete() == "running"
+    settle(app, lease, JobState.DEAD, reason="attempts", error=ERROR)
+    assert job.delete() == "deleted"
+    assert job.delete() == "unknown"
+    with pytest.raises(JobUnknown):
+        job.refresh()
+
+
+def test_coroutines_act_on_jobs_as_well(app: Mouso, job: JobHandle[Any]) -> None:
+    async def act() -> list[str]:
+        answers: list[str] = [await job.acancel(), await job.aretry({"day": date(2031, 1, 2)})]
+        return [*answers, await job.adelete()]
+
+    assert asyncio.run(act()) == ["cancelled", "retried", "deleted"]
 
 
 # -- Celery's spellings

@@ -9,7 +9,8 @@ import click
 from mouso.brokers.base import CancelResult, DeleteResult, RetryResult
 from mouso.cli.base import Target, app_command
 from mouso.cli.bulk import act, tell
-from mouso.cli.payload import replacement
+from mouso.cli.payload import json_object
+from mouso.editing import replacement
 from mouso.handle import retry_jobs
 from mouso.job import check_id
 
@@ -34,7 +35,7 @@ def retry(target: Target, payload: str | None, as_json: bool) -> None:
     if payload is not None and len(ids) != 1:
         raise click.UsageError("--payload goes with exactly one ID")
     with target.open() as app:
-        content = None if payload is None else replacement(app, ids[0], payload)
+        content = None if payload is None else replacement(app, ids[0], json_object(payload, "--payload"))
         results = act(ids, lambda batch: retry_jobs(app, batch, content), "retrying")
     tell(results, {RetryResult.RETRIED, RetryResult.LIVE}, as_json=as_json)
 

@@ -12,11 +12,12 @@ from mouso.cli.bulk import act, confirm, tell, tell_count
 from mouso.cli.complete import complete_option
 from mouso.cli.names import known_queue, known_task
 from mouso.cli.output import Column, ago, write_json, write_table
-from mouso.cli.payload import replacement
+from mouso.cli.payload import json_object
 from mouso.cli.records import job_document
 from mouso.cli.report import Failed
 from mouso.clock import SYSTEM
 from mouso.config import closest, counted
+from mouso.editing import replacement
 from mouso.errors import ErrorInfo
 from mouso.handle import retry_jobs
 from mouso.job import Job, JobState
@@ -65,7 +66,7 @@ def dead(
             _act_on_all(app, action, name, queue, yes=yes, as_json=as_json)
         else:
             _require_dead(app, ids)
-            content = None if payload is None else replacement(app, ids[0], payload)
+            content = None if payload is None else replacement(app, ids[0], json_object(payload, "--payload"))
             if action == "retry":
                 retried = act(ids, lambda batch: retry_jobs(app, batch, content), "retrying")
                 tell(retried, {RetryResult.RETRIED}, as_json=as_json)
