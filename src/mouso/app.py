@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from mouso.brokers import Broker, connect
-from mouso.brokers.base import BATCH, JobFilter, QueueInfo, Retention, WorkerInfo
+from mouso.brokers.base import BATCH, Enqueued, JobFilter, QueueInfo, Retention, WorkerInfo
 from mouso.clock import Duration, instant, millis
 from mouso.config import closest
 from mouso.context import Context
-from mouso.errors import CapabilityError, ConfigError, OptionError
+from mouso.errors import ArgumentError, CapabilityError, ConfigError, OptionError
 from mouso.events import EventBus, Handler
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
@@ -308,10 +308,23 @@ class Mouso:
         handles: list[JobHandle[Any]] = []
         source = iter(jobs)
         with after(handles):
-            while batch := list(islice(source, BATCH)):
-                stored = zip(self.producer.submit(batch), batch, strict=True)
-                handles += [JobHandle(self, enqueued.id, self.tasks.get(job.task)) for enqueued, job in stored]
+            while batch := _jobs(source):
+                handles += self._handles(batch, self.producer.submit(batch))
         return handles
+
+    async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[Any]]:
+        """``enqueue_many`` for coroutines."""
+        handles: list[JobHandle[Any]] = []
+        source = iter(jobs)
+        with after(handles):
+            while batch := _jobs(source):
+                handles += self._handles(batch, await self.producer.asubmit(batch))
+        return handles
+
+    def _handles(self, jobs: Sequence[Job], stored: Sequence[Enqueued]) -> list[JobHandle[Any]]:
+        return [
+            JobHandle(self, enqueued.id, self.tasks.get(job.task)) for enqueued, job in zip(stored, jobs, strict=True)
+        ]
 
     @contextmanager
     def enqueue_in(self, connection: object) -> Iterator[None]:
@@ -394,3 +407,19 @@ class Mouso:
         while count := self.broker.purge(queue, BATCH):
             purged += count
         return purged
+
+
+def _jobs(source: Iterator[Job]) -> list[Job]:
+    """The next batch; empty at the end.
+
+    Raises:
+        ArgumentError: Something else is among them.
+    """
+    batch = list(islice(source, BATCH))
+    for job in batch:
+        if not isinstance(job, Job):
+            raise ArgumentError(
+                f"enqueue_many takes jobs made by task.job(...), not {type(job).__name__}; "
+                "write app.enqueue_many([add.job(1, 2), …])"
+            )
+    return batch

@@ -42,6 +42,10 @@ def after(stored: Sequence[object]) -> Iterator[None]:
             raise OutcomeUnknown(words) from error
         error.args = (words,)
         raise
+    except BaseException as error:  # the caller's own, from where its jobs come from
+        if stored:
+            error.add_note(f"the first {len(stored):,} jobs of this call are stored, do not repeat those")
+        raise
 
 
 class _Entry:

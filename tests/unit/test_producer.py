@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from mouso import Job, Mouso
+from mouso import Job, JobHandle, Mouso
 from mouso.brokers.base import Broker, Enqueued
 from mouso.brokers.memory import MemoryBroker
 from mouso.errors import ArgumentError, BrokerUnavailable, OutcomeUnknown
@@ -326,6 +326,7 @@ def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso,
         lambda: task.map(calls(1, 2)),
         lambda: asyncio.run(task.amap(calls(1, 2))),
         lambda: sqlite.enqueue_many(task.job(n, n) for n in range(2500)),
+        lambda: asyncio.run(sqlite.aenqueue_many(task.job(n, n) for n in range(2500))),
         lambda: sqlite.producer.submit([task.job(n, n) for n in range(2500)]),
     ):
         recorder.sizes.clear()
@@ -338,6 +339,37 @@ def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso,
     recorder.before = lambda number: third(3)
     with pytest.raises(BrokerUnavailable, match="nothing was stored"):
         task.map(calls(1, 2))
+
+
+def test_the_callers_own_error_says_how_many_jobs_are_stored_as_well(sqlite: Mouso) -> None:
+    @sqlite.task
+    def task(x: float) -> None: ...
+
+    for store in (
+        lambda: task.map((1 / (2500 - n),) for n in range(3000)),
+        lambda: asyncio.run(task.amap((1 / (2500 - n),) for n in range(3000))),
+        lambda: sqlite.enqueue_many(task.job(1 / (2500 - n)) for n in range(3000)),
+    ):
+        with pytest.raises(ZeroDivisionError) as raised:
+            store()
+        assert raised.value.__notes__ == ["the first 2,000 jobs of this call are stored, do not repeat those"]
+    with pytest.raises(ZeroDivisionError) as raised:
+        task.map((1 / (5 - n),) for n in range(10))
+    assert not hasattr(raised.value, "__notes__"), "nothing is stored"
+
+
+@pytest.mark.parametrize("wrong", ["nope", None, {"x": 1}, JobHandle(Mouso("x", broker="memory://x"), "id")])
+def test_what_is_no_job_is_refused_before_its_batch_is_stored(sqlite: Mouso, wrong: Any) -> None:
+    @sqlite.task
+    def task(x: int) -> None: ...
+
+    for store in (sqlite.enqueue_many, lambda jobs: asyncio.run(sqlite.aenqueue_many(jobs))):
+        message = rf"^enqueue_many takes jobs made by task.job\(...\), not {type(wrong).__name__}; write .*\]\)"
+        with pytest.raises(ArgumentError, match=f"{message}$"):
+            store([task.job(1), wrong])
+        assert sqlite.jobs() == []
+    with pytest.raises(ArgumentError, match=f"{message}; the first 1,000 jobs of this call are stored"):
+        sqlite.enqueue_many([*(task.job(n) for n in range(1500)), wrong])
 
 
 @pytest.mark.parametrize("kind", [BrokerUnavailable, OutcomeUnknown])
