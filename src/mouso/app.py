@@ -6,7 +6,7 @@ import inspect
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
@@ -22,6 +22,7 @@ from mouso.events import EventBus, Handler
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
 from mouso.keys import Key, read_keys
+from mouso.lifespan import Lifespan, lifespan_of
 from mouso.middleware import Middleware
 from mouso.options import Options
 from mouso.producer import Producer, after
@@ -35,11 +36,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Handler)
+L = TypeVar("L", bound=Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
 Coro = Coroutine[Any, Any, R]
 MOST_LISTED = 10_000
 """The longest page of ``Mouso.jobs``."""
-
-Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class _Whatever:
@@ -292,9 +292,13 @@ class Mouso:
 
         return register
 
-    def lifespan(self, function: Callable[[], AsyncIterator[Any]]) -> Callable[[], AsyncIterator[Any]]:
-        """Registers an async generator that runs around the life of each child: pools, clients, models."""
-        self.lifespans.append(asynccontextmanager(function))
+    def lifespan(self, function: L) -> L:
+        """Registers an async generator that runs around the life of each child: pools, clients, models.
+
+        Raises:
+            ConfigError: It is no async generator function, or takes arguments.
+        """
+        self.lifespans.append(lifespan_of(function))
         return function
 
     # -- jobs

@@ -48,6 +48,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    1 / 0\n    yield",
         ("'pool'", "ZeroDivisionError"),
     ),
+    "lifespan exits": (
+        "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    raise SystemExit(3)\n    yield",
+        ("'pool'", "SystemExit: 3"),
+    ),
     "lifespan without yield": (
         "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    if False:\n        yield",
         ("'pool'", "yield"),
@@ -195,8 +199,10 @@ def test_an_app_that_takes_long_to_load(bench: Bench) -> None:
     (bench.folder / "sitecustomize.py").write_text(HASTY)
     (bench.folder / "long").touch()
     worker = bench.start("-p", "2")
-    wait_until(lambda: "has not loaded the app after 1 s" in worker.log, timeout=WAIT, message="it is told")
+    wait_until(
+        lambda: "is not ready after 1 s: it has not loaded the app" in worker.log, timeout=WAIT, message="it is told"
+    )
     wait_until(lambda: 'jobs.py", line' in worker.log, timeout=WAIT, message="so is where it is")
     (bench.folder / "long").unlink()
     bench.wait_ready(worker, 2)
-    assert worker.log.count("has not loaded the app") == 1
+    assert worker.log.count("is not ready after") == 1

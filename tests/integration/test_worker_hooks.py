@@ -74,6 +74,40 @@ def test_lifespan_is_left_although_a_later_one_fails(bench: Bench) -> None:
     assert "FileNotFoundError: weights.bin is missing" in lines[0]
 
 
+def test_a_lifespan_that_fails_at_its_end_is_named_and_the_others_are_left(bench: Bench) -> None:
+    bench.app(
+        """
+        import sys
+
+        @app.task
+        def job() -> None: ...
+
+        @app.lifespan
+        async def database():
+            yield
+            note("leave", "database")
+
+        @app.lifespan
+        async def model():
+            yield
+            sys.exit(3)
+
+        @app.lifespan
+        async def cache():
+            yield
+            raise OSError("no cache")
+        """
+    )
+    worker = bench.worker()
+    worker.quiet = False
+    assert worker.stop() == 0
+    assert [line.text for line in bench.history("leave")] == ["database"]
+    told = [line for line in worker.log.splitlines() if "the lifespan" in line]
+    assert ["the lifespan 'cache' failed at its end: " in told[0], "OSError: no cache" in told[0]] == [True, True], told
+    assert ["the lifespan 'model' failed at its end: " in told[1], "SystemExit: 3" in told[1]] == [True, True], told
+    assert "Traceback" not in worker.log
+
+
 def test_middleware_around_functions_and_coroutines(bench: Bench) -> None:
     jobs = bench.app(
         """

@@ -5,14 +5,14 @@ import resource
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mouso import Context, Mouso
+from mouso import Context, Mouso, lifespan
 from mouso.brokers.base import Capabilities, JobFilter, Want
 from mouso.errors import BrokerUnavailable, CapabilityError, ConfigError, JobUnknown, OptionError
 from mouso.events import Event
@@ -165,6 +165,71 @@ def test_middleware_events_and_lifespans_are_registered(app: Mouso) -> None:
             pass
 
     asyncio.run(live())
+
+
+def test_a_context_manager_is_a_lifespan(app: Mouso) -> None:
+    lived = []
+
+    @app.lifespan
+    @asynccontextmanager
+    async def pool() -> AsyncIterator[None]:
+        lived.append("pool")
+        yield
+
+    async def live() -> None:
+        async with app.lifespans[0](), pool():
+            pass
+
+    asyncio.run(live())
+    assert lived == ["pool", "pool"]
+
+
+def test_a_lifespan_that_does_not_come_to_its_yield_is_named(
+    app: Mouso, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.lifespan
+    async def pool() -> AsyncIterator[None]:
+        await asyncio.sleep(0.05)
+        yield
+
+    async def live() -> None:
+        async with AsyncExitStack() as lifespans:
+            await lifespan.enter(app.lifespans[0], lifespans)
+
+    monkeypatch.setattr(lifespan, "_SLOW_START", 0.01)
+    asyncio.run(live())
+    assert caplog.messages == ["the lifespan 'pool' has not come to its yield after 0.01 s"]
+
+
+def test_what_can_be_no_lifespan_is_refused(app: Mouso) -> None:
+    def generator() -> Any:
+        yield
+
+    def plain() -> None: ...
+
+    async def coroutine() -> None: ...
+
+    async def takes(size: int) -> AsyncIterator[None]:
+        yield
+
+    async def pool() -> AsyncIterator[None]:
+        yield
+
+    wrong: list[tuple[Any, str]] = [
+        (generator, "the lifespan generator is a generator that is not async; write @app.lifespan on: async def gen"),
+        (contextmanager(generator), "the lifespan generator is a generator that is not async"),
+        (plain, "the lifespan plain is a plain function without a yield"),
+        (coroutine, "the lifespan coroutine is a coroutine function without a yield"),
+        (takes, "the lifespan takes takes arguments, which nobody gives it; write"),
+        (asynccontextmanager(takes), "the lifespan takes takes arguments"),
+        (asynccontextmanager(pool)(), "the lifespan <.* is no function"),
+        (object, "the lifespan object is no function"),
+        (None, "the lifespan None is no function"),
+    ]
+    for function, why in wrong:
+        with pytest.raises(ConfigError, match=why):
+            app.lifespan(function)
+    assert app.lifespans == []
 
 
 def test_a_handler_of_an_unknown_event_is_refused(app: Mouso) -> None:

@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -32,10 +31,10 @@ import msgspec
 
 from mouso.app import Mouso
 from mouso.clock import SYSTEM
-from mouso.config import one_line
 from mouso.errors import BrokerError, ConfigError
 from mouso.events import Event
 from mouso.isolation import OOM_CHILD, OOM_ISOLATED, Limits, impose, limit_cpu, offer_to_kernel
+from mouso.lifespan import enter
 from mouso.loading import load_app
 from mouso.retry import Backoff
 from mouso.worker import frames
@@ -89,10 +88,7 @@ class Child:
         self._ended = lambda: loop.call_soon_threadsafe(ended.set)
         async with AsyncExitStack() as lifespans:
             for lifespan in app.lifespans:
-                try:
-                    await lifespans.enter_async_context(lifespan())
-                except Exception as error:
-                    raise ConfigError(_lifespan_failed(lifespan, error)) from error
+                await enter(lifespan, lifespans)
             pool = Pool(app, self._worker, loop, self._board, self._concurrency, self._send, self._kick)
             self._app = app
             os.register_at_fork(after_in_child=lambda: self._forked(pool, loop))
@@ -220,13 +216,6 @@ class Child:
         if os.getpgrp() == os.getpid():  # lifespans or jobs that do not end
             os.killpg(0, signal.SIGKILL)  # with the programs that the jobs started
         os._exit(1)
-
-
-def _lifespan_failed(lifespan: Callable[..., object], error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    name = getattr(lifespan, "__name__", "?")
-    where = f"{frame.filename}, line {frame.lineno}"
-    return f"the lifespan {name!r} failed at its start: {where}: {type(error).__name__}: {one_line(error)}"
 
 
 def _end_with_broken_thread(hook: Callable[[threading.ExceptHookArgs], object]) -> None:

@@ -123,7 +123,8 @@ class Fleet:
             for child in list(self._brood.children):
                 if not (child.ready or self._slow) and SYSTEM.monotonic() - max(child.started, awake) > _SLOW_START:
                     self._slow = True
-                    log.warning("child %d has not loaded the app after %g s; its stack follows", child.pid, _SLOW_START)
+                    why = "it has not loaded the app, or not entered its lifespans"
+                    log.warning("child %d is not ready after %g s: %s; its stack follows", child.pid, _SLOW_START, why)
                     self._owner.start(partial(stacks.dump, child))
                 self._listen_to(child, min(passed, 2 * pause))
                 self._coroner.usual.sample(child)
