@@ -107,9 +107,9 @@ def setting_rows() -> Iterator[Row]:
 
 
 def event_rows() -> Iterator[Row]:
-    """Name of each event."""
-    for name in EVENTS:
-        yield (f"``{name}``",)
+    """Name and meaning of each event."""
+    for name, meaning in EVENTS.items():
+        yield f"``{name}``", meaning
 
 
 def error_classes(base: type = errors.MousoError) -> Iterator[type]:
@@ -280,7 +280,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the directives."""
     app.add_directive("mouso-options", table("OptionsTable", ("Option", "Type", "Meaning"), option_rows))
     app.add_directive("mouso-settings", table("SettingsTable", ("Key", "Type", "Meaning"), setting_rows))
-    app.add_directive("mouso-events", table("EventsTable", ("Event",), event_rows))
+    app.add_directive("mouso-events", table("EventsTable", ("Event", "Meaning"), event_rows))
     app.add_directive("mouso-states", table("StatesTable", ("State", "Kind", "May become"), state_rows))
     app.add_directive("mouso-transitions", table("TransitionsTable", ("From", "To", "Cause"), transition_rows))
     app.connect("sphinx-click-process-arguments", drop_arguments)

@@ -11,16 +11,17 @@ import msgspec
 from mouso.config import closest
 from mouso.errors import ConfigError, ErrorInfo
 
-EVENTS = (
-    "job.completed",
-    "job.failed",
-    "job.dead",
-    "job.cancelled",
-    "job.expired",
-    "job.snoozed",
-    "job.released",
-    "worker.lost",
-)
+EVENTS = {
+    "job.completed": "Its run has returned; the result is stored.",
+    "job.failed": "A run has failed: every one, the last included. The reason is empty if another follows.",
+    "job.dead": "It was given up; ``job.failed`` was told before.",
+    "job.cancelled": "It was cancelled while it ran, or has raised ``Cancel``.",
+    "job.expired": "A worker took it when it was too late to start.",
+    "job.snoozed": "It has raised ``Snooze`` and runs again later.",
+    "job.released": "It was given back to run again: the worker stops, or the process died that the job was in.",
+    "worker.lost": "The lease of a worker ended without it; others run its jobs.",
+}
+"""The events, and what each means."""
 
 _log = logging.getLogger("mouso.events")
 
@@ -29,7 +30,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     """Something that has happened and is stored.
 
     Attributes:
-        name: One of ``EVENTS``. ``job.failed`` is every failed attempt, ``job.dead`` the last.
+        name: One of ``EVENTS``.
         worker: Who it happened to.
     """
 
@@ -74,9 +75,9 @@ class EventBus:
         self._handlers.setdefault(name, []).append(handler)
 
     def emit(self, event: Event) -> None:
-        """Calls the handlers; one that raises is logged and changes nothing."""
+        """Calls the handlers; one that raises or exits is logged and changes nothing."""
         for handler in self._handlers.get(event.name, ()):
             try:
                 handler(event)
-            except Exception:
+            except (Exception, SystemExit):
                 _log.exception("the handler %r of %s failed", handler, event.name)

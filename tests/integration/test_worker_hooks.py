@@ -248,6 +248,25 @@ def test_events_tell_what_is_stored(bench: Bench) -> None:
     assert told(last[1]) == [("job.released", "-")]
 
 
+def test_events_of_a_job_that_kills_the_only_child_are_told_by_its_successor(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.on("job.failed", "job.dead")
+        def tell(event) -> None:
+            note(event.name, event.reason)
+
+        @app.task
+        def kills() -> None:
+            os.kill(os.getpid(), 9)
+        """
+    )
+    worker = bench.worker(processes=1)
+    worker.quiet = False
+    bench.wait_final([jobs.kills.delay()])
+    bench.wait_for("job.dead")
+    assert [(line.event, line.text) for line in bench.history()] == [("job.failed", "poison"), ("job.dead", "poison")]
+
+
 @pytest.mark.parametrize(
     "failure", ["raise ValueError('handler')", "sys.exit(3)", "while not Path('go').exists(): time.sleep(0.01)"]
 )
@@ -279,6 +298,5 @@ def test_a_handler_can_break_nothing(bench: Bench, failure: str) -> None:
     if "sleep" not in failure:
         bench.wait_for("told", count=51)
         wait_until(lambda: worker.log.count("failed") >= 51, message="each failure is in the log")
-    if "raise" in failure:
         bench.wait_for("heard", count=51)
     assert worker.children() == [child]

@@ -26,11 +26,14 @@ def test_handlers_are_called_in_the_order_of_registration() -> None:
     assert heard == [1, 2, 3]
 
 
-def test_a_handler_that_raises_is_logged_and_the_others_still_hear(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_handler_that_raises_is_logged_and_the_others_still_hear(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     bus, heard = EventBus(), list[Event]()
 
     def broken(event: Event) -> None:
-        raise ZeroDivisionError("a bug in the handler")
+        raise error("a bug in the handler")
 
     bus.add("job.dead", broken)
     bus.add("job.dead", heard.append)

@@ -198,7 +198,7 @@ class Child:
         for event in iter(self._events.get, None):
             try:
                 self._app.events.emit(event)
-            except BaseException:  # a handler that calls sys.exit
+            except BaseException:  # one that raises KeyboardInterrupt
                 log.exception("a handler of %s failed", event.name)
 
     def _orphaned(self, pool: Pool) -> None:

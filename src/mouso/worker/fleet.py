@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -36,6 +36,8 @@ _SPARES, _SPARES_COPIED = 8, 64
 """The most suspects that run at once: in processes that must import the app, and in copies of one that has."""
 _DEAF = 1.0
 _HOPELESS = 10.0
+_UNTOLD = 10_000
+"""The most events that wait for a child to tell the handlers of."""
 _AFTER_RECALL = 0.05
 """Seconds that a child may need to see that it starts nothing more, or to note what it just starts."""
 
@@ -85,6 +87,7 @@ class Fleet:
         self._succession = Succession(self._brood, options, owner, self.restarts, self._served_by_others)
         self._coroner = Coroner(self._brood.brake.is_news)
         self._stacks = stacks.Stacks(inbox.report)
+        self._untold: deque[Event] = deque(maxlen=_UNTOLD)
         self._newest = 0
         self._slow = False
 
@@ -334,11 +337,13 @@ class Fleet:
         if child is not None:
             self._owner.start(partial(self._stacks.find, child, child.leases[key]))
 
-    def tell(self, events: list[Event]) -> None:
-        """Lets one child tell the app's handlers."""
+    def tell(self, events: Sequence[Event] = ()) -> None:
+        """Lets one child tell the app's handlers; while none takes jobs, the last events wait for one that does."""
+        self._untold.extend(events)
         serving = self._brood.serving()
-        if events and serving:
-            serving[0].send(frames.Happened(events))
+        if self._untold and serving:
+            serving[0].send(frames.Happened(list(self._untold)))
+            self._untold.clear()
 
     # -- what children say
 
@@ -404,6 +409,7 @@ class Fleet:
         if serving:
             self.tasks = frozenset.intersection(*(child.tasks for child in serving))
         self._owner.learn()
+        self.tell()
 
     def _served_by_others(self) -> None:
         self._agree()
