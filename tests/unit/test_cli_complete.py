@@ -1,5 +1,7 @@
 """What the shell offers when the tab key is pressed."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,9 @@ def offered(line: str) -> list[str]:
         ("enqueue shop:app shop.s", ["shop.send"]),
         ("enqueue -A shop:app shop.s", ["shop.send"]),
         ("enqueue shop.add ", []),
+        ("enqueue se", ["send"]),
+        ("jobs --task a", ["add"]),
+        ("enqueue s", ["shop.add", "shop.pack", "shop.send"]),
         ("pause ", ["default", "mail"]),
         ("purge shop:app m", ["mail"]),
         ("jobs --queue ", ["default", "mail"]),
@@ -77,8 +82,38 @@ def test_a_shell_that_is_unknown(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert "no completion for the shell 'tcsh'; write bash, zsh or fish" in shop.error(2, "completion")
 
 
-def test_the_script_asks_through_the_environment(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mouso enqueue shop.a", "plain,shop.add\n"),
+        ("mouso enqueue shop:app shop.a", "plain,shop.add\n"),
+        ("mouso enqueue -A shop:app ad", "plain,add\n"),
+        ("mouso purge shop:app a:b", "plain,b\n"),
+        ("mouso dead shop:app ", "plain,list\nplain,retry\nplain,delete\n"),
+        ("mouso jobs shop:app --task=shop.a", "plain,shop.add\n"),
+    ],
+)
+def test_the_script_of_bash_asks_through_the_environment(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    shop.enqueue("a1", queue="a:b")
     monkeypatch.setenv("_MOUSO_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", "mouso enqueue shop.a")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    assert shop.ok() == "plain,shop.add\n"
+    monkeypatch.setenv("COMP_LINE", line)
+    assert shop.ok() == said
+
+
+def test_bash_completes_after_an_app(shop: Shop) -> None:
+    """Its own words end at each colon."""
+    script = shop.ok("completion", "bash")
+    line = "mouso enqueue shop:app shop.p and more"
+    program = f"""{script}
+        mouso() {{ {sys.executable} -m mouso "$@"; }}
+        env() {{ while [[ $1 == *=* ]]; do export "$1"; shift; done; "$@"; }}
+        COMP_LINE='{line}' COMP_POINT={len(line) - len(" and more")}
+        _mouso_completion mouso
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", program], capture_output=True, text=True, cwd=shop.folder, check=True
+    )
+    assert done.stdout == "shop.pack\n"

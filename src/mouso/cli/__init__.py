@@ -165,6 +165,8 @@ def _run(args: list[str]) -> int:
     if instruction := os.environ.get("_MOUSO_COMPLETE"):
         from click.shell_completion import shell_complete
 
+        from mouso.cli import complete as complete  # it teaches click about bash
+
         return shell_complete(cli, {}, "mouso", "_MOUSO_COMPLETE", instruction)
     try:
         with cli.make_context("mouso", args) as ctx:

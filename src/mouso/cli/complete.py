@@ -5,15 +5,36 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
     from mouso.cli.base import AppCommand
+
+
+@add_completion_class
+class Bash(BashComplete):
+    """Takes the line as it is typed: bash splits words at ``:``, which every APP has in it."""
+
+    source_template = BashComplete.source_template.replace(
+        'COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD',
+        'COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS"',
+    )
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        return (words, "") if line.endswith((" ", "\t")) or not words else (words[:-1], words[-1])
+
+    def format_completion(self, item: CompletionItem[Any]) -> str:
+        typed, colon, _ = self.get_completion_args()[1].rpartition(":")
+        known = typed + colon if ":" in os.environ.get("COMP_WORDBREAKS", ":") else ""
+        return f"{item.type},{item.value.removeprefix(known)}"
 
 
 def complete_values(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -34,13 +55,13 @@ def _complete(ctx: click.Context, kind: str | None, incomplete: str) -> list[Com
         return []
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = _candidates(command, ctx, kind)
+            found = _candidates(command, ctx, kind, incomplete)
     except Exception:
         return []
     return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
-def _candidates(command: AppCommand, ctx: click.Context, kind: str | None) -> Iterable[str]:
+def _candidates(command: AppCommand, ctx: click.Context, kind: str | None, incomplete: str) -> Iterable[str]:
     # Before the value of an option there are no params yet, only the arguments that were read so far.
     target = command.split(ctx.params.get("arguments") or ctx.args, ctx.params.get("app"))
     if kind is None:
@@ -56,12 +77,19 @@ def _candidates(command: AppCommand, ctx: click.Context, kind: str | None) -> It
             return list(JobState)
         case "TASK":
             with target.open() as app:
-                return sorted(app.tasks)
+                return _task_names(app, incomplete)
         case "QUEUE":
             with target.open() as app:
                 return [queue.name for queue in app.queues()] if _is_there(app) else ()
         case _:
             return ()
+
+
+def _task_names(app: Mouso, incomplete: str) -> list[str]:
+    """Full names of tasks; where none begins so, the short ones that commands take as well."""
+    full = sorted(name for name in app.tasks if name.startswith(incomplete))
+    short = Counter(name.rpartition(".")[2] for name in app.tasks)
+    return full or sorted(name for name, count in short.items() if count == 1)
 
 
 def _is_there(app: Mouso) -> bool:

@@ -17,6 +17,7 @@ def completion(shell: str | None) -> None:
     one in $SHELL if left out.
     """
     from mouso.cli import cli
+    from mouso.cli import complete as complete  # it teaches click about bash
 
     name = shell or os.path.basename(os.environ.get("SHELL", ""))
     found = get_completion_class(name)
