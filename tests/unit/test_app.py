@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
@@ -438,6 +439,45 @@ def test_a_connection_to_another_file_is_refused(sqlite: Mouso, tmp_path: Path) 
         ):
             task.delay(1, 2)
     assert sqlite.jobs() == []
+
+
+def test_a_connection_that_is_closed_or_of_another_thread_is_refused(sqlite: Mouso, file: Path) -> None:
+    task = sqlite.task(add)
+    closed, elsewhere = sqlite3.connect(file), list[sqlite3.Connection]()
+    closed.close()
+    thread = threading.Thread(target=lambda: elsewhere.append(sqlite3.connect(file)))
+    thread.start()
+    thread.join()
+    for connection, why in (
+        (closed, "Cannot operate on a closed database; give one that is open"),
+        (elsewhere[0], "SQLite objects created in a thread can only be used in that same thread"),
+    ):
+        with (
+            pytest.raises(CapabilityError, match=rf"^the connection to .* cannot be used: {why}") as refused,
+            sqlite.enqueue_in(connection),
+        ):
+            task.delay(1, 2)
+        assert "try again" not in str(refused.value)
+    assert sqlite.jobs() == []
+
+
+def test_a_transaction_that_has_read_an_older_state_must_begin_anew(sqlite: Mouso, file: Path) -> None:
+    task = sqlite.task(add)
+    task.delay(1, 2)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM mouso_jobs").fetchone()
+        task.delay(1, 2)
+        for _ in range(2):
+            with (
+                pytest.raises(BrokerUnavailable, match=r"roll it back and begin anew, with BEGIN IMMEDIATE$"),
+                sqlite.enqueue_in(connection),
+            ):
+                task.delay(1, 2)
+        connection.rollback()
+        with connection, sqlite.enqueue_in(connection):
+            task.delay(1, 2)
+    assert len(sqlite.jobs()) == 3
 
 
 @pytest.mark.parametrize("thing", [None, object(), "jobs.db"])

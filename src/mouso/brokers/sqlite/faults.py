@@ -37,6 +37,11 @@ def translate(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | Co
     kind = _code(error) & 0xFF
     if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or str(error).startswith(_NO_STORE):
         return ConfigError(f"{path} is no intact SQLite database ({error}); restore it or choose another file")
+    if _code(error) == sqlite3.SQLITE_BUSY_SNAPSHOT:
+        return BrokerUnavailable(
+            f"{path}: the transaction has read what others have changed since, and can write no more; nothing was"
+            " stored, roll it back and begin anew, with BEGIN IMMEDIATE"
+        )
     if is_busy(error):
         return BrokerUnavailable(f"{path} is locked by another program; nothing was stored, try again")
     if kind in _SCARCE and (scarce := _shortage(path) or _full(kind)):

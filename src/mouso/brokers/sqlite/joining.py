@@ -20,7 +20,7 @@ def borrowed(store: Store, connection: object) -> Iterator[sqlite3.Connection]:
     """The caller's connection, which reads rows as the store's own do for as long as the block lasts.
 
     Raises:
-        CapabilityError: It is none, or one to another file.
+        CapabilityError: It is none, one to another file, or one that cannot be used here.
     """
     if not isinstance(connection, sqlite3.Connection):
         raise CapabilityError(
@@ -34,6 +34,11 @@ def borrowed(store: Store, connection: object) -> Iterator[sqlite3.Connection]:
             raise CapabilityError(f"the connection belongs to another database than {store.path}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # see ``store``: checkpoints beside writers do damage
         yield connection
+    except sqlite3.ProgrammingError as error:
+        raise CapabilityError(
+            f"the connection to {store.path} cannot be used: {str(error).splitlines()[0].rstrip('.')}; "
+            "give one that is open, in the thread that it belongs to"
+        ) from error
     except faults.FAILURES as error:
         raise store.translate(error) from error
     finally:
