@@ -83,7 +83,7 @@ class Mouso:
         payload_limit: Most bytes of encoded arguments, and of a result.
         keep_finished: How long results and other finished jobs are kept.
         keep_dead: How long dead jobs are kept.
-        max_finished, max_dead: How many of them at most.
+        max_finished, max_dead: How many of them at most; those enqueued first go, whatever their ``keep_result`` says.
         enqueue_timeout: Total deadline of an enqueue.
         log_lines: How many of the last lines of ``ctx.log`` stay with each run, 0..10,000; 0 keeps none.
         log_bytes: How many bytes of text in all, up to 1 MiB.
