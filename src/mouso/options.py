@@ -14,7 +14,7 @@ from mouso.config import closest
 from mouso.errors import OptionError, shown
 from mouso.isolation import Limits
 from mouso.job import JobOptions, UniqueScope, check_id, check_name
-from mouso.retry import Backoff, BackoffFunction, RetryPolicy, class_name, exponential
+from mouso.retry import Backoff, BackoffFunction, RetryPolicy, check_backoff, class_name, exponential
 from mouso.wire import CODECS, PICKLE
 
 MAX_ATTEMPTS = 1_000_000
@@ -258,13 +258,12 @@ def _backoff(value: object, *, functions: bool) -> object:
         if not 0 <= value.jitter <= 1:
             raise ValueError(f"jitter={shown(value.jitter)} is out of range; use 0 to 1")
         return checked.base, checked.factor, checked.cap, value.jitter
-    if callable(value):
-        if functions:
-            return value
+    function = check_backoff(value)
+    if not functions:
         raise ValueError(
             "backoff= as a function cannot travel with a job; give it to app.task, or use exponential(...)"
         )
-    raise ValueError(f"backoff={shown(value)} is no back-off; use exponential(5, cap='1h') or constant(30)")
+    return function
 
 
 def _classes(name: str, value: object) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,14 +50,50 @@ def exponential(base: Duration = 5, cap: Duration = "1h", *, factor: float = 2.0
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor <= 100:
         raise OptionError(f"factor={shown(factor)} is out of range; use 1 to 100")
     try:
-        return Backoff(seconds(base, "base"), float(factor), seconds(cap, "cap"), 1.0 if jitter else 0.0)
+        return Backoff(_wait(base, "base"), float(factor), _wait(cap, "cap"), 1.0 if jitter else 0.0)
     except ValueError as error:
         raise OptionError(str(error)) from None
+
+
+def _wait(value: Duration, name: str) -> float:
+    found = seconds(value, name)
+    if not isinstance(value, str) and (value.total_seconds() if isinstance(value, timedelta) else value) < 0:
+        raise ValueError(f"{name}={shown(value)} is before the failure; use 0 or more")
+    return found
 
 
 def constant(delay: Duration) -> Backoff:
     """The same delay after every attempt."""
     return exponential(delay, delay, factor=1.0, jitter=False)
+
+
+def check_backoff(function: object) -> BackoffFunction:
+    """A function that can be called for a delay, as far as can be told without calling it.
+
+    Raises:
+        ValueError: It is none; says what to write.
+    """
+    name = getattr(function, "__name__", None) or shown(function)
+    if function in (exponential, constant, Backoff):
+        raise ValueError(f"backoff={name} is not called; write backoff={name.replace('Backoff', 'exponential')}(5)")
+    if not callable(function):
+        raise ValueError(f"backoff={shown(function)} is no back-off; use exponential(5, cap='1h') or constant(30)")
+    advice = "write a plain function (exception, attempt) that returns seconds, or None for no further attempt"
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        raise ValueError(f"backoff={name} is a coroutine function; {advice}")
+    if not _takes_two(function):
+        raise ValueError(f"backoff={name} does not take (exception, attempt); {advice}")
+    return function
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(OSError(), 1)
+    except TypeError:
+        return False
+    except ValueError:  # some of those written in C do not say what they take
+        return True
+    return True
 
 
 class Decision(msgspec.Struct, frozen=True):

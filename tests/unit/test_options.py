@@ -282,6 +282,46 @@ def test_a_back_off_that_is_none_is_refused(wrong: Any) -> None:
         laid_over(backoff=wrong)
 
 
+class Called:
+    async def __call__(self, error: BaseException, attempt: int) -> float:
+        return 1.0
+
+
+async def coroutine(error: BaseException, attempt: int) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (exponential, r"backoff=exponential is not called; write backoff=exponential\(5\)$"),
+        (constant, r"backoff=constant is not called; write backoff=constant\(5\)$"),
+        (Backoff, r"backoff=Backoff is not called; write backoff=exponential\(5\)$"),
+        (coroutine, r"backoff=coroutine is a coroutine function; write a plain function \(exception, attempt\) that"),
+        (Called(), r"backoff=<.*> is a coroutine function; write a plain function"),
+        (lambda: 1, r"backoff=<lambda> does not take \(exception, attempt\); write a plain function"),
+        (lambda error: 1, r"backoff=<lambda> does not take \(exception, attempt\)"),
+        (lambda error, *, attempt: 1, r"backoff=<lambda> does not take \(exception, attempt\)"),
+        (len, r"backoff=len does not take \(exception, attempt\)"),
+    ],
+)
+def test_a_back_off_function_that_cannot_be_called_is_refused(wrong: Any, why: str) -> None:
+    with pytest.raises(OptionError, match=f"^task .*: {why}"):
+        declared(backoff=wrong)
+
+
+@pytest.mark.parametrize("right", [lambda error, attempt: 1, lambda *both: 1, lambda error, n, extra=1: 1, max])
+def test_a_back_off_function_that_can_be_called_is_taken(right: Any) -> None:
+    assert declared(backoff=right)[1].policy.backoff is right
+
+
+@pytest.mark.parametrize("negative", [-1, -0.5, timedelta(seconds=-1)])
+def test_a_negative_back_off_is_refused(negative: Any) -> None:
+    for base, cap in ((negative, 1), (1, negative), (negative, negative)):
+        with pytest.raises(OptionError, match="is before the failure; use 0 or more"):
+            exponential(base, cap)
+
+
 @pytest.mark.parametrize(
     "wrong", [Backoff(float("nan")), Backoff(float("inf")), Backoff(factor=0), Backoff(jitter=2), Backoff(cap=1e300)]
 )
