@@ -98,7 +98,42 @@ def test_a_link_to_a_file(folder: Path, path: Path, broker: Broker) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs"])
+NETWORK = [
+    "nfs",
+    "nfs4",
+    "cifs",
+    "ceph",
+    "davfs",
+    "gpfs",
+    "orangefs",
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "fuse.rclone",
+    "fuse.new",
+]
+LOCAL = [
+    "",
+    "ext4",
+    "fuseblk",
+    "9p",
+    "virtiofs",
+    "fuse.fuse-overlayfs",
+    "fuse.mergerfs",
+    "fuse.gocryptfs",
+    "fuse.grpcfuse",
+]
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+def test_a_local_file_system_in_user_space(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, path: Path, kind: str
+) -> None:
+    monkeypatch.setattr(store, "_file_system", lambda folder: kind)
+    broker.open()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("kind", NETWORK)
 def test_a_network_file_system(broker: Broker, monkeypatch: pytest.MonkeyPatch, path: Path, kind: str) -> None:
     monkeypatch.setattr(store, "_file_system", lambda folder: kind)
     assert f"lies on a network file system ({kind})" in refused(broker)

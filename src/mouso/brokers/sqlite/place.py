@@ -12,7 +12,18 @@ from mouso.brokers.sqlite import faults, store
 
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _LAYERS = {"overlay", "aufs", "fuse.fuse-overlayfs"}
-_SHARED = {"9p", "virtiofs", "vboxsf", "drvfs", "fakeowner", "prl_fs", "vmhgfs", "fuse.vmhgfs-fuse", "fuse.grpcfuse"}
+_SHARED = {
+    "9p",
+    "virtiofs",
+    "vboxsf",
+    "drvfs",
+    "fakeowner",
+    "prl_fs",
+    "vmhgfs",
+    "fuse.vmhgfs-fuse",
+    "fuse.grpcfuse",
+    "fuse.osxfs",
+}
 _NO_ROOM, _LITTLE_ROOM, _LITTLE_SHARE = 32 << 20, 256 << 20, 0.05
 _AMPLE = 5 << 30
 _FEW_INODES = 1000
@@ -81,7 +92,7 @@ def _missing(path: str) -> Finding:
 
 def _file_system(path: str) -> Finding:
     kind = store._file_system(Path(path).parent)
-    if kind in store._NETWORK:
+    if store.is_network(kind):
         what = f"{path} lies on a network file system ({kind}), where SQLite loses data"
         return Finding(Level.ERROR, "place", what, "move it to a local disk")
     if faults.is_mounted_read_only(path):

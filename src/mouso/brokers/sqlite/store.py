@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -42,19 +43,14 @@ _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
-_NETWORK = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "afs",
-    "ceph",
-    "lustre",
-    "fuse.sshfs",
-    "fuse.glusterfs",
-    "beegfs",
-}
+_NETWORK = re.compile(
+    "nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph(-fuse)?|lustre|beegfs|gpfs|orangefs|pvfs2|moosefs|davfs|gcsfuse"
+)
+_LOCAL_FUSE = re.compile(
+    r"fuse\.(bindfs|cryfs|encfs|exfat|exfat-fuse|ext[234]|fuse-overlayfs|fuse2fs|gocryptfs|lxcfs|mergerfs|mhddfs|ntfs|ntfs-3g"
+    r"|securefs|shfs|unionfs|unionfs-fuse|zfs|grpcfuse|osxfs|vmhgfs-fuse)"
+)
+"""The last three are shared with the host of a virtual machine; ``place`` warns of those."""
 _OLDEST_ENGINE = (3, 37, 0)
 
 
@@ -279,7 +275,7 @@ class Store:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; name a file for the jobs")
         kind = _file_system(folder)
-        if kind in _NETWORK:
+        if is_network(kind):
             raise ConfigError(
                 f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"
             )
@@ -508,6 +504,11 @@ def _file_system(folder: Path) -> str:
     except (OSError, IndexError):
         return ""
     return kind
+
+
+def is_network(kind: str) -> bool:
+    """Whether a type of file system is one of a network, as most in user space are."""
+    return bool(_NETWORK.fullmatch(kind) or (kind.startswith("fuse.") and not _LOCAL_FUSE.fullmatch(kind)))
 
 
 def engine_notice() -> str:
