@@ -9,6 +9,7 @@ import signal
 import smtplib
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +133,7 @@ def test_a_demo_from_beginning_to_end(tmp_path: Path) -> None:
     mail = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
     (attachment,) = mail.iter_attachments()
     assert mail["Subject"] == "18 files of code, analysed"
+    assert abs(mail["Date"].datetime.timestamp() - time.time()) < 600
     assert text_of(attachment) == page.decode()
     assert "18 files of code" in text_of(mail.get_body())
 

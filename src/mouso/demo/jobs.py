@@ -13,9 +13,11 @@ import smtplib
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from email.message import EmailMessage
+from email.utils import formatdate
 from pathlib import Path
 
 from mouso import Context, Job, JobState, Mouso, exponential
+from mouso.clock import SYSTEM
 from mouso.demo import licences
 from mouso.demo.measure import FileFacts, TooLarge, measure
 from mouso.demo.page import write_page
@@ -140,6 +142,7 @@ def mail(ctx: Context, server: str, summary: Summary, page: Path) -> None:
     message["From"] = "Mouso demo <demo@mouso-demo.localhost>"
     message["To"] = RECIPIENT
     message["Subject"] = f"{summary.files:,} files of {summary.name}, analysed"
+    message["Date"] = formatdate(SYSTEM.now() / 1000)
     message["Message-ID"] = f"<{ctx.job_id or REPORT_ID}@mouso-demo.localhost>"
     message.set_content(summary.as_text())
     message.add_attachment(page.read_text(encoding="utf-8"), subtype="html", filename=page.name)
