@@ -123,6 +123,47 @@ def test_every_suspect_starts_again_within_a_second(bench: Bench, task: str, job
     wait_until(lambda: len(worker.children()) == 1, message="the copies have ended")
 
 
+ASIDE = """
+@app.task
+def plain(n: int) -> int:
+    note("begin")
+    time.sleep(0.1)
+    note("end")
+    return n
+
+@app.task
+async def coroutine(n: int) -> int:
+    return n
+
+@app.task(isolated=True)
+def isolated(n: int) -> int:
+    return n
+"""
+
+
+def test_others_run_while_a_suspect_does(bench: Bench) -> None:
+    """A job that runs again after a crash takes one slot, not all of the only child; and it does take one."""
+    jobs = bench.app(HOLD + ASIDE)
+    worker = bench.worker(processes=1, concurrency=3)
+    suspect = jobs.hold.delay(1)
+    [first] = bench.wait_for("start")
+    kill(first.pid)
+    again = bench.wait_for("start", count=2)[-1]
+    others = [*jobs.plain.map([(n,) for n in range(20)]), jobs.coroutine.delay(1), jobs.isolated.delay(2)]
+    bench.wait_final(others)
+    assert again.pid not in {line.pid for line in bench.history("begin")}, "the suspect runs alone"
+    assert suspect.state == "running"
+    most = running = 0
+    for line in bench.history():
+        running += {"begin": 1, "end": -1}.get(line.event, 0)
+        most = max(most, running)
+    assert most <= 2, "of three slots, the suspect has one"
+    (bench.folder / "go").touch()
+    [record] = bench.wait_final([suspect])
+    assert (record.state, record.crashes) == ("completed", 1)
+    wait_until(lambda: len(worker.children()) == 1, message="the spare child has ended")
+
+
 def test_idle_child_is_replaced(bench: Bench) -> None:
     jobs = bench.app(PAUSES)
     worker = bench.worker(processes=2, concurrency=2)

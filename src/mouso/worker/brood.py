@@ -147,6 +147,11 @@ class Brood:
         """How many isolated jobs have their process."""
         return sum(child.limits is not None for child in self.children)
 
+    @property
+    def suspects(self) -> int:
+        """How many jobs under which a process died have theirs."""
+        return sum(child.spare and child.limits is None and bool(child.leases) for child in self.children)
+
     def regular(self) -> list[ChildProcess]:
         """The children that are to stay."""
         return [child for child in self.children if not (child.spare or child.leaving or child.heir)]

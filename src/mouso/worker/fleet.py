@@ -275,13 +275,16 @@ class Fleet:
     @property
     def taken(self) -> int:
         """How many of its slots are taken."""
-        return sum(min(len(child.leases), child.slots) for child in self._brood.regular()) + self._brood.alone
+        regular = sum(min(len(child.leases), child.slots) for child in self._brood.regular())
+        return regular + self._brood.alone + self._brood.suspects
 
     def room(self) -> int:
-        """How many more jobs it can take."""
-        if self._isolated.tasks:
-            return self._isolated.room()
-        return sum(child.room() for child in self._brood.children)
+        """How many more jobs it can take: what has a process of its own shares the slots with the others."""
+        suspects = len(self._coroner.suspects) + self._brood.suspects
+        room, exact = -suspects - len(self._isolated.waiting) - self._brood.alone, suspects or self._isolated.scarce
+        for child in self._brood.children:
+            room += min(child.room(), max(child.slots - len(child.leases), 0)) if exact else child.room()
+        return max(room, 0)
 
     def well_fed(self, seconds: float) -> bool:
         """Whether every child has work waiting for at least so long."""
@@ -353,7 +356,7 @@ class Fleet:
                 held = child.take(message.outcomes)
                 if any(o.charge is Charge.RELEASE for o in held):
                     child.gave_back()
-                if child.leaving or child.spare or self._coroner.suspects or self._succession.recycles:
+                if child.leaving or child.spare or self._succession.recycles:
                     self._see_off(child)
                 self._inbox.settle(held)
             case frames.Pong():
@@ -374,7 +377,7 @@ class Fleet:
         """What follows when a child has ended jobs: another suspect, its end, or its replacement."""
         if child.leaving or child.limits is not None:
             child.leave()
-        elif child.alone is None and (child.spare or self._coroner.suspects):
+        elif child.spare:
             self._feed_suspect(child)
         else:
             self._succession.after_jobs(child)
@@ -392,7 +395,8 @@ class Fleet:
             self.hello.set_result(hello)
             self._isolated.prepare()
         else:
-            self._feed_suspect(child)
+            if child.spare:
+                self._feed_suspect(child)
             self._inbox.look()
 
     def _learn(self, child: ChildProcess, hello: frames.Hello) -> None:
@@ -453,24 +457,20 @@ class Fleet:
     # -- suspects
 
     def _feed_suspect(self, child: ChildProcess) -> None:
-        """Gives an empty child one of the jobs under which another died, and nothing beside it."""
+        """Gives an empty spare child one of the jobs under which another died; without any left, it ends."""
         if child.ready and not (child.leases or child.leaving or self.draining or child.limits is not None):
             suspect = self._coroner.next_suspect()
-            if suspect is not None:
-                child.alone = suspect.key
-                child.assign([suspect])
-            elif child.spare:
+            if suspect is None:
                 child.dismiss()
+            else:
+                child.assign([suspect])
 
     async def _spawn_spares(self) -> None:
-        """Gives suspects children of their own, so that they need not wait for each other."""
+        """Gives suspects children of their own: they need not wait for each other, and nobody waits for them."""
         if not self._coroner.suspects:
             return
         await self._brood.brake.wait()
         most = _SPARES_COPIED if await self._brood.copies() else _SPARES
-        for child in self._brood.children:
-            if self._coroner.suspects and not child.spare:
-                self._feed_suspect(child)
         spares = sum(child.spare and child.limits is None for child in self._brood.children)
         for _ in range(min(len(self._coroner.suspects), most - spares)):
             if await self._brood.spawn(spare=True) is None:

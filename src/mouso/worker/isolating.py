@@ -52,13 +52,10 @@ class Isolated:
         """Jobs that have no process yet."""
         return [lease for lease, _ in self._waiting]
 
-    def room(self) -> int:
-        """How many more jobs the worker can take, of any kind: what is isolated shares the slots with the others."""
-        scarce = SYSTEM.monotonic() < self._scarce_until
-        room = 0
-        for child in self._brood.children:
-            room += min(child.room(), max(child.slots - len(child.leases), 0)) if scarce else child.room()
-        return max(room - len(self._waiting) - self._brood.alone, 0)
+    @property
+    def scarce(self) -> bool:
+        """Whether some found no slot lately: then nothing is claimed ahead."""
+        return SYSTEM.monotonic() < self._scarce_until
 
     def take(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Takes those of the jobs that are isolated; returns the others."""
@@ -77,7 +74,7 @@ class Isolated:
             if child is None:
                 self._inbox.settle([release(lease)])
                 return
-            child.alone, child.leases[lease.key] = lease.key, lease  # now, so that its slot is taken
+            child.leases[lease.key] = lease  # now, so that its slot is taken
             self._owner.start(partial(self._bear, child))
 
     async def _bear(self, child: ChildProcess) -> None:

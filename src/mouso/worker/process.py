@@ -62,7 +62,6 @@ class ChildProcess(asyncio.BufferedProtocol):
         failure: Why it could not load the app; empty if it could.
         ready: Whether it has said ``Hello``.
         arrived: Set when it is ready, or has ended before it was.
-        alone: The suspect that it runs by itself.
         verdicts: Outcomes decided for jobs because of which it was killed.
         killed: Whether the supervisor killed it for a reason that its running jobs have not to answer for.
         exit: How it ended; None while it lives.
@@ -99,7 +98,6 @@ class ChildProcess(asyncio.BufferedProtocol):
         self._arrivals: dict[int | str, int] = {}
         self._arrived = 0
         self.ready = False
-        self.alone: int | str | None = None
         self.verdicts: dict[int | str, Outcome] = {}
         self.killed = False
         self.gone = False
@@ -312,8 +310,6 @@ class ChildProcess(asyncio.BufferedProtocol):
             self.latest = outcome
         if self.long:
             self.long.intersection_update(self.leases)
-        if self.alone is not None and self.alone not in self.leases:
-            self.alone = None
         return held
 
     def recall(self) -> int:
@@ -344,7 +340,7 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def room(self) -> int:
         """How many more jobs it may hold: free slots and what it should end within 50 ms."""
-        if not self.ready or self.spare or self.alone is not None or self.deaf or self.leaving:
+        if not self.ready or self.spare or self.deaf or self.leaving:
             return 0
         if SYSTEM.monotonic() < self._no_ahead_until:
             capacity = len(self.board.read()) or 1
