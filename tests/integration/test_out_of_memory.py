@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mouso.worker import memory
-from tests.integration.harness import Bench
+from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import SOUND, still_sound
 from tests.support import wait_until
 
@@ -73,6 +75,41 @@ def test_a_thousand_others_are_not_charged_for_it(bench: Bench, small_cgroup: Pa
     assert (records[0].state, records[0].reason, records[0].crashes) == ("dead", "poison", 3)
     assert {(r.state, r.attempts, r.crashes) for r in records[1:]} == {("completed", 0, 0)}
     assert worker.stop() == 0
+
+
+NOOP = """
+@app.task
+def noop(text: str) -> int:
+    note("ran")
+    return len(text)
+"""
+
+
+@pytest.mark.parametrize("kib", [600, 1024, 3000, 6000])
+def test_a_supervisor_without_memory_goes_on_when_there_is_some_again(bench: Bench, kib: int) -> None:
+    jobs = bench.app(NOOP + SOUND)
+    worker = bench.worker(processes=2)
+    limit_memory(worker.pid, kib << 10)
+    handles = jobs.noop.map([("x" * 100,)] * 3000 + [("x" * 200_000,)] * 100)
+    told = ("no memory", "does not answer")
+    wait_until(lambda: any(part in worker.log for part in told) or not bench.states()["available"], timeout=WAIT)
+    time.sleep(0.5)  # in which it tries again
+    assert worker.alive, worker.log
+    limit_memory(worker.pid, None)
+    records = bench.wait_final(handles, timeout=30)
+    assert {(r.state, r.attempts, r.crashes) for r in records} == {("completed", 0, 0)}
+    still_sound(jobs)
+    wait_until(lambda: worker.log.count("does not answer") == worker.log.count("answers again"), timeout=WAIT)
+    assert worker.stop() == 0
+    assert "failed" not in worker.log
+    assert worker.log.count("supervisor has no memory") <= 1, "one line, not one for each try"
+
+
+def limit_memory(pid: int, more: int | None) -> None:
+    """Lets a process have so many bytes more than it has; None for all."""
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit = resource.RLIM_INFINITY if more is None else size + more
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def test_what_is_available_is_that_of_the_cgroup() -> None:

@@ -200,15 +200,16 @@ class Brood:
         try:
             await child.spawn(self.nursery.bear)
         except _REFUSED as error:
-            self._refused(error)
             self.children.remove(child)
             self._inbox.settle([release(lease) for lease in child.leases.values()])
             child.close()
+            self._refused(error)
             return False
         if self.draining or child.killed:
             child.kill()
         elif child.leases:
-            child.assign(list(child.leases.values()))
+            with contextlib.suppress(MemoryError):  # it was killed
+                child.assign(list(child.leases.values()))
         return True
 
     async def copies(self) -> bool:

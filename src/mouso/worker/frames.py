@@ -24,6 +24,7 @@ EXIT_FENCED = 76
 MAX_FRAME = 256 << 20
 _PORTION = 32 << 20
 _LENGTH = struct.Struct(">I")
+_SMALL = 512
 T = TypeVar("T")
 
 
@@ -124,10 +125,12 @@ to_child = msgspec.msgpack.Decoder(ToChild)
 to_supervisor = msgspec.msgpack.Decoder(ToSupervisor)
 
 
-def encode(message: ToChild | ToSupervisor) -> bytes:
+def encode(message: ToChild | ToSupervisor) -> bytearray:
     """A frame."""
-    body = _encoder.encode(message)
-    return _LENGTH.pack(len(body)) + body
+    frame = bytearray(_SMALL)
+    _encoder.encode_into(message, frame, _LENGTH.size)  # msgspec 0.22's encode() crashes without memory
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
 
 
 def portions(items: Sequence[T], size: Callable[[T], int]) -> Iterator[Sequence[T]]:

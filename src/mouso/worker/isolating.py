@@ -78,7 +78,8 @@ class Isolated:
             self._owner.start(partial(self._bear, child))
 
     async def _bear(self, child: ChildProcess) -> None:
-        await self._brood.bear(child)
+        with contextlib.suppress(MemoryError):  # once is enough: if even that cannot be told, the store learns it later
+            await self._brood.bear(child)
 
     def look(self) -> None:
         """Gives back jobs that found no slot in time, and goes on with those that have."""

@@ -169,6 +169,10 @@ class ChildProcess(asyncio.BufferedProtocol):
                 self._on_message(self, message)
         except (frames.Nonsense, msgspec.MsgspecError) as error:
             self.end_as_broken(f"it sent what is no message ({one_line(error)})")
+        except MemoryError:  # part of what it said is lost
+            self._broken = True
+            self.kill()
+            log.error("child %d is killed: there is no memory to read what it sends; its jobs are released", self.pid)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -218,21 +222,44 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def send(self, message: frames.ToChild) -> None:
         """Sends a message; to a dead child it is lost, which its exit will settle."""
+        self._write(frames.encode(message))
+
+    def _write(self, frame: bytearray) -> None:
         if self._transport is not None:
-            self._transport.write(frames.encode(message))
+            try:
+                self._transport.write(frame)
+            except MemoryError:  # half of it may be on its way
+                self.kill()
+                loop, ours = asyncio.get_running_loop(), self._transport.get_extra_info("socket").fileno()
+                # asyncio waits to write what it then could not keep, and abort() would leave that to the next socket.
+                loop._remove_writer(ours)  # type: ignore[attr-defined]  # why: the public method refuses transports
+                self._transport.abort()
+                raise
 
     def assign(self, leases: Sequence[Lease]) -> bool:
-        """Gives it jobs; returns False, and does not take them, if its death was handled already."""
+        """Gives it jobs; returns False, and does not take them, if its death was handled already.
+
+        Raises:
+            MemoryError: There is none to send them; if it holds any of them all the same, it is killed.
+        """
         if self.gone:
             return False
         if not self.leases:
             self._busy_since = SYSTEM.monotonic()
-        self.leases.update((lease.key, lease) for lease in leases)
-        self._arrivals.update((lease.key, n) for n, lease in enumerate(leases, self._arrived + 1))
-        self._arrived += len(leases)
-        if self._transport is not None:
-            for part in frames.portions(leases, _payload_size) if len(leases) > 32 else (leases,):
-                self._transport.write(frames.encode(frames.Jobs(part)))
+        noted = False
+        try:
+            parts = frames.portions(leases, _payload_size) if len(leases) > 32 else (leases,)
+            ready = [frames.encode(frames.Jobs(part)) for part in parts]
+            self._arrivals.update((lease.key, n) for n, lease in enumerate(leases, self._arrived + 1))
+            noted = True
+            self.leases.update((lease.key, lease) for lease in leases)
+            self._arrived += len(leases)
+            for frame in ready:
+                self._write(frame)
+        except MemoryError:
+            if noted or self.spare:  # a spare one would wait for its job for ever
+                self.kill()
+            raise
         return True
 
     def stop(self, key: int | str, reason: str) -> None:

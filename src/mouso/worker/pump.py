@@ -148,12 +148,11 @@ class Pump:
         self._on_settled: Callable[[list[Outcome]], None] | None
         self._outcomes: list[Outcome] = []
         self._updates: dict[tuple[object, ...], Update] = {}
-        self._unsettled = 0
         self._stepped: float | None = None
         self._news = asyncio.Event()
         self._bell: asyncio.Task[None] | None = None
         self._parked: set[str] = set()
-        self._repeated: set[tuple[int | str, int]] = set()
+        self._repeated = 0
         self._doubt = False
         self._agreed = SYSTEM.monotonic()
 
@@ -195,12 +194,12 @@ class Pump:
     @property
     def empty(self) -> bool:
         """Whether every outcome is stored."""
-        return not self._outcomes and not self._unsettled and not self._updates
+        return not self._outcomes and not self._updates
 
     @property
     def unsettled(self) -> int:
         """How many outcomes are not stored yet."""
-        return len(self._outcomes) + self._unsettled
+        return len(self._outcomes)
 
     @property
     def idle_seconds(self) -> float:
@@ -210,7 +209,11 @@ class Pump:
         return SYSTEM.monotonic() - self._stepped
 
     async def run(self) -> None:
-        """Exchanges for as long as it is not cancelled."""
+        """Exchanges for as long as it is not cancelled.
+
+        Raises:
+            MemoryError: There was none for a step; nothing is lost, and it can be run again after ``doubt``.
+        """
         pause = _BACKOFF[0]
         while True:
             self._stepped = SYSTEM.monotonic()
@@ -238,24 +241,19 @@ class Pump:
         ready = min(len(self._outcomes), BATCH)  # before others come, whose last news are not reported yet
         if self._updates:
             await self._report()
-        outcomes, self._outcomes = self._outcomes[:ready], self._outcomes[ready:]
+        outcomes = self._outcomes[:ready]
         limit = min(self._fleet.room(), BATCH) if self.claiming else 0
         if not outcomes and not limit:
             return False
         want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
-        self._unsettled = len(outcomes)
         news = [outcome for outcome in outcomes if not outcome.stored]  # the others ended in transactions of their own
         began = SYSTEM.monotonic()
-        try:
-            exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
-        except Broken:
-            self._outcomes[:0] = outcomes
-            self._repeated.update((outcome.key, outcome.token) for outcome in outcomes)
-            raise
-        finally:
-            self._unsettled = 0
+        repeated, self._repeated = self._repeated, ready  # unless all goes well: the next one sends them again
+        exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
+        del self._outcomes[:ready]
+        self._repeated = 0
         if exchange.fenced:
-            outcomes = self._without_fenced(outcomes, set(exchange.fenced))
+            outcomes = self._without_fenced(outcomes, set(exchange.fenced), repeated)
         if exchange.parked or exchange.next_due is not None or self._due_timer is not None:
             self._note(exchange.parked, exchange.next_due)
         if outcomes and self._on_settled is not None:
@@ -268,10 +266,10 @@ class Pump:
 
     async def _report(self) -> None:
         news, self._updates = self._updates, {}
-        updates = list(news.values())
         try:
+            updates = list(news.values())
             fenced = set(await self._line.call(self._line.broker.report, self._worker, updates))
-        except Broken:
+        except (Broken, MemoryError):
             self._updates = news | self._updates
             raise
         self._fleet.fence([(update.key, update.token) for update in updates if update.key in fenced])
@@ -283,14 +281,13 @@ class Pump:
         self._doubt, self._agreed = False, SYSTEM.monotonic()
         self._fleet.fence([claim for claim in held if claim[0] in fenced])
 
-    def _without_fenced(self, outcomes: list[Outcome], fenced: set[int | str]) -> list[Outcome]:
-        """The outcomes that the store has taken; of a repeated one it may have done so the first time."""
-        late = [o for o in outcomes if o.key in fenced and (o.key, o.token) not in self._repeated]
+    def _without_fenced(self, outcomes: list[Outcome], fenced: set[int | str], repeated: int) -> list[Outcome]:
+        """The outcomes that the store has taken; of the first, the repeated ones, it may have done so before."""
+        late = [o for o in outcomes[repeated:] if o.key in fenced]
         if late:
             log.warning(
                 "%s came too late and changed nothing: the jobs had been taken over", counted(len(late), "outcome")
             )
-        self._repeated.clear()
         return [outcome for outcome in outcomes if outcome.key not in fenced]
 
     def _note(self, parked: list[str], next_due: int | None) -> None:
@@ -307,6 +304,6 @@ class Pump:
         """Waits while idle; a ring, or a second of silence, leads to a look."""
         try:
             await self._line.call(self._line.broker.wait, _LOOK_AGAIN)
-        except Broken:
+        except (Broken, MemoryError):
             await asyncio.sleep(_BACKOFF[1])
         self._news.set()

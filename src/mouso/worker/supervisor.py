@@ -64,6 +64,8 @@ _AFTER_OUTAGE = 3.0
 _FENCE_ALONE = 13.0
 """When children stop their jobs without being told."""
 _STEP = 1000
+_STARVED, _STARVED_TOLD = 1.0, 30.0
+"""Seconds until what there was no memory for is tried again, and between two lines about it."""
 _USELESS_CODE = 2
 """As if the app could not be loaded at the start."""
 
@@ -113,6 +115,7 @@ class Supervisor:
         self._fenced_at: float | None = None
         self._watchdog: Watchdog
         self._dead: dict[str, float] = {}
+        self._starved: float | None = None
         self._code = 0
 
     # -- life
@@ -121,12 +124,13 @@ class Supervisor:
         """The whole life; returns the exit code."""
         loop = asyncio.get_running_loop()
         options, self._stopped, self._news = self._options, asyncio.Event(), asyncio.Event()
+        loop.set_exception_handler(self._uncaught)
         self._watchdog = Watchdog()
         self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
         self._fleet = Fleet(self._id, options, self._count, self._pump, self)
         for number, answer in _SIGNALS.items():
             signal.signal(number, lambda *_, answer=answer: loop.call_soon_threadsafe(answer, self))
-        moving = asyncio.create_task(self._move())
+        moving = asyncio.create_task(self._persist(self._move))
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
         for step in (self._vitals.watch, self._fleet.watch):
             self.start(step)
@@ -257,10 +261,37 @@ class Supervisor:
             self._news.set()
 
     def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a step beside the others; its failure ends the worker."""
-        task = asyncio.create_task(step())
+        """Runs a step beside the others, again if there was no memory for it; its failure ends the worker."""
+        task = asyncio.create_task(self._persist(step))
         self._tasks.add(task)
         task.add_done_callback(self._step_ended)
+
+    async def _persist(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        pause = 0.0
+        while True:
+            try:
+                if pause:
+                    await asyncio.sleep(pause)
+                return await step()
+            except MemoryError:
+                self._starve()
+                pause = _STARVED
+
+    def _starve(self) -> None:
+        """There was no memory: says so, and lets the store and the worker agree again on what runs here."""
+        self._pump.doubt()
+        self._pump.look()
+        now = SYSTEM.monotonic()
+        if self._starved is None or now - self._starved > _STARVED_TOLD:
+            self._starved = now
+            with contextlib.suppress(MemoryError):
+                log.error("the supervisor has no memory; it goes on as soon as there is some again")
+
+    def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), MemoryError):
+            self._starve()
+        else:
+            loop.default_exception_handler(context)
 
     def _step_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
