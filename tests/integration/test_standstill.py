@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
@@ -166,3 +168,31 @@ def _starts(bench: Bench) -> dict[str, int]:
     for line in bench.history("start"):
         counts[line.job] = counts.get(line.job, 0) + 1
     return counts
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_a_broker_that_does_not_answer_holds_up_no_end(bench: Bench, busy: bool) -> None:
+    """Whoever stops a worker may kill it three seconds after its grace, so it has ended by then, whatever hangs."""
+    jobs = bench.app("""
+@app.task
+def deaf() -> None:
+    note("start")
+    while not Path("enough").exists():
+        time.sleep(0.05)
+""")
+    worker = bench.worker("--grace", "1")
+    handle = jobs.deaf.delay()
+    bench.wait_for("start")
+    if not busy:
+        (bench.folder / "enough").touch()
+        bench.wait_final([handle])
+    with closing(sqlite3.connect(bench.store, isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        at = worker.send(signal.SIGTERM)
+        assert worker.wait() == 75
+    assert worker.stopped_at is not None
+    assert worker.stopped_at - at < 1 + 3 + 0.5 * crowd()
+    (bench.folder / "enough").touch()
+    bench.worker()
+    [record] = bench.wait_final([handle])
+    assert (record.state, record.attempts, record.crashes) == ("completed", 0, 0)

@@ -56,6 +56,8 @@ _PRUNE = 10.0
 _PRUNE_STEPS = 1000
 _PRUNE_PAUSE = 0.02
 _AFTER_GRACE = 1.5
+_LAST = 2.9
+"""Seconds after the grace by which all else must be done: whoever stops a worker may kill it 3 s after the grace."""
 _GUARD = 0.3
 _FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
 _AFTER_OUTAGE = 3.0
@@ -82,15 +84,22 @@ def main(options: WorkerOptions) -> int:
     share_arenas()
     log_to_stderr(options.log_level, options.log_format)
     runner = asyncio.Runner()
+    supervisor = Supervisor(options, Vitals(options))
     try:
-        return runner.run(Supervisor(options, Vitals(options)).run())
+        return runner.run(supervisor.run())
     finally:
+        if supervisor.hung:
+            os._exit(EXIT_CODE)  # else the interpreter would wait for the call
         with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with
             runner.close()
 
 
 class Supervisor:
-    """One worker."""
+    """One worker.
+
+    Attributes:
+        hung: Whether a call of the broker had not come back when it had to end.
+    """
 
     def __init__(self, options: WorkerOptions, vitals: Vitals) -> None:
         self._options = options
@@ -117,6 +126,7 @@ class Supervisor:
         self._dead: dict[str, float] = {}
         self._starved: float | None = None
         self._code = 0
+        self.hung = False
 
     # -- life
 
@@ -307,11 +317,12 @@ class Supervisor:
         self._stopped.set()
 
     async def _shut_down(self) -> int:
-        """Gives back, waits, interrupts, releases, retires."""
+        """Gives back, waits, interrupts, releases, retires; all within the grace and three seconds."""
         self._vitals.stopping()
         self._pump.claiming = False
         grace = self._options.grace
         deadline = SYSTEM.monotonic() + grace
+        end = deadline + _LAST
         log.info("stopping: %s, with %g s to end", counted(self._fleet.running, "running job"), grace)
         self._fleet.drain()
         await self._until(lambda: not self._fleet.busy, deadline)
@@ -319,21 +330,25 @@ class Supervisor:
         await self._until(lambda: not self._fleet.busy, SYSTEM.monotonic() + _AFTER_GRACE)
         self._fleet.kill_running("its grace has ended")
         # Children live until then, to tell the app's handlers of the last events.
-        await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 1.0)
+        await self._until(lambda: self._pump.empty, min(SYSTEM.monotonic() + 1.0, end - 1.0))
         self._fleet.dismiss()
-        await self._until(lambda: self._fleet.empty, SYSTEM.monotonic() + 1.0)
+        await self._until(lambda: self._fleet.empty, min(SYSTEM.monotonic() + 1.0, end - 0.6))
         await self._fleet.kill()
-        settled = await self._until(lambda: self._pump.empty, SYSTEM.monotonic() + 2.0)
+        settled = await self._until(lambda: self._pump.empty, min(SYSTEM.monotonic() + 2.0, end - 0.3))
         while self._tasks:  # again and again: a step may just be waiting for what takes the cancellation for its own
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=0.5)
-        with contextlib.suppress(Broken):
-            await self._line.call(self._line.broker.retire, self._id)
-        await asyncio.to_thread(self._line.close)
+        try:
+            async with asyncio.timeout(end - SYSTEM.monotonic()):
+                with contextlib.suppress(Broken):
+                    await self._line.call(self._line.broker.retire, self._id)
+                await asyncio.to_thread(self._line.close)
+        except TimeoutError:
+            self.hung = True
         if not settled:
             log.error("the broker did not take the last outcomes; the jobs will run again")
-        if not settled or self._line.down_since is not None:
+        if not settled or self.hung or self._line.down_since is not None:
             log.error("the broker did not answer at the end; this worker ends with exit code %d", EXIT_CODE)
             return EXIT_CODE
         log.info("stopped")
