@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
-from mouso.config import one_line
 from mouso.isolation import Limits
 from mouso.job import Outcome
 from mouso.worker import WorkerOptions, frames
+from mouso.worker.launch import refusal
 from mouso.worker.nursery import Nursery
 from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
@@ -237,7 +237,7 @@ class Brood:
             self._filling = False
 
     def _refused(self, error: BaseException) -> None:
-        log.error("a child cannot be started: %s", one_line(error))
+        log.error("a child cannot be started: %s", refusal(error))
         self.brake.tighten()
 
     # -- death

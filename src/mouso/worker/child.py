@@ -40,6 +40,7 @@ from mouso.retry import Backoff
 from mouso.worker import frames
 from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.board import Board
+from mouso.worker.launch import refusal
 from mouso.worker.meter import measure_process
 from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
@@ -56,6 +57,8 @@ _LEASE_GRACE = 1.5
 _COARSE = 1.0
 _MOST_SELECTED = 1024
 """``select()`` takes no descriptor from this one on."""
+_FOR_LOOP = 3
+"""Descriptors of an event loop, which complains unseemly if it gets only some of them."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -272,6 +275,27 @@ def _hello(app: Mouso) -> frames.Hello:
     return frames.Hello(app.name, app.broker_url, tasks, sorted(app.events.names), retention)
 
 
+def _equip(
+    worker: str, sock: socket.socket, board_descriptor: int, slots: int, grace: float
+) -> tuple[Child, asyncio.Runner]:
+    """What takes descriptors.
+
+    Raises:
+        ConfigError: There are not enough.
+    """
+    try:
+        board = Board(board_descriptor, 2 * slots)
+        write_on_signal(board)
+        child = Child(worker, sock, board, slots, grace)
+        for descriptor in [os.dup(sock.fileno()) for _ in range(_FOR_LOOP)]:
+            os.close(descriptor)
+        runner = asyncio.Runner(loop_factory=fine_loop)
+        runner.get_loop()
+    except OSError as error:
+        raise ConfigError(refusal(error)) from error
+    return child, runner
+
+
 def serve(
     worker: str,
     path: str,
@@ -287,11 +311,9 @@ def serve(
     for inherited in (sock_descriptor, board_descriptor):
         os.set_inheritable(inherited, False)  # not by the programs that jobs start
     sock = socket.socket(fileno=sock_descriptor)
-    board = Board(board_descriptor, 2 * slots)
-    write_on_signal(board)
-    child = Child(worker, sock, board, slots, grace)
     offer_to_kernel(OOM_CHILD if limits is None else OOM_ISOLATED)
     try:
+        child, runner = _equip(worker, sock, board_descriptor, slots, grace)
         if limits is not None:
             impose(limits)
             measure_process()
@@ -303,7 +325,6 @@ def serve(
             limit_cpu(limits.max_cpu)  # what importing took is not the job's
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
-        runner = asyncio.Runner(loop_factory=fine_loop)
         runner.run(child.run(app))
     except (ConfigError, BrokerError) as error:
         with contextlib.suppress(OSError):

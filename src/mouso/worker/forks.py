@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -201,19 +202,27 @@ class Template:
             case Unfit():
                 self._ready.set_exception((Uncopyable if message.loaded else ConfigError)(message.why))
             case Born():
-                self._born(message.pid, descriptors[0])
+                self._born(message.pid, descriptors)
             case Unborn():
                 birth, _, _ = self._births.popleft()
                 if not birth.done():
                     birth.set_exception(OSError(message.why))
             case Ended():
-                self._copies.pop(message.pid).ended(Exit(message.code, message.max_rss * _KIB, message.cpu))
+                copy = self._copies.pop(message.pid, None)  # none if it was refused
+                if copy is not None:
+                    copy.ended(Exit(message.code, message.max_rss * _KIB, message.cpu))
                 if self._retired:
                     self.retire()
 
-    def _born(self, pid: int, pidfd: int) -> None:
+    def _born(self, pid: int, descriptors: list[int]) -> None:
         birth, alone, group = self._births.popleft()
-        copy = self._copies[pid] = Forked(pid, pidfd, alone=alone, group=group)
+        if not descriptors:  # there was no number left for it here
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if not birth.done():
+                birth.set_exception(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return
+        copy = self._copies[pid] = Forked(pid, descriptors[0], alone=alone, group=group)
         if birth.done():  # nobody waits for it any more
             copy.kill()
         else:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource  # noqa: F401  # why: wait4() imports it, which takes a descriptor, and there may be none by then
 import signal
 import subprocess
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from mouso.config import one_line
 from mouso.worker.cgroups import Group
 
 _MAXRSS_UNIT = 1024
@@ -18,6 +21,11 @@ _PROCESS_GROUP = 4
 """``PIDFD_SIGNAL_PROCESS_GROUP``, since Linux 6.9."""
 _LATER = 0.1
 """Seconds until it is tried again to remove a cgroup whose processes are dying."""
+_REMEDIES = {
+    errno.EMFILE: "raise the limit (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "raise the system's limit (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u, TasksMax=)",
+}
 
 
 class Exit(NamedTuple):
@@ -198,3 +206,10 @@ def describe(found: Exit) -> str:
         return f"signal {-found.code}, {signal.Signals(-found.code).name}"
     except ValueError:
         return f"signal {-found.code}"
+
+
+def refusal(error: BaseException) -> str:
+    """Why the system lets no process start, or go on, in one line, and what to do about it."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return f"{error.strerror}; {_REMEDIES[error.errno]}"
+    return one_line(error)

@@ -11,7 +11,9 @@ the template answers ``Born``, with a descriptor of the process, and later ``End
 
 from __future__ import annotations
 
+import errno
 import gc
+import logging
 import os
 import select
 import signal
@@ -27,12 +29,16 @@ from mouso.loading import load_app
 from mouso.worker import child
 from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.cgroups import Group
-from mouso.worker.launch import end_programs
+from mouso.worker.launch import end_programs, refusal
 from mouso.worker.output import open_output
 from mouso.worker.stacks import dump_on_quit
 
 MAX_MESSAGE = 64 << 10
 _MOST_SAID = 8 << 10
+_PASSED = 2
+"""Descriptors that come with ``Fork``."""
+
+log = logging.getLogger("mouso.worker")
 
 
 class Fork(msgspec.Struct, tag="fork", array_like=True):
@@ -112,6 +118,9 @@ def main(arguments: list[str]) -> int:
         return _serve(worker, control, path, folder)
     except ConnectionError:  # the supervisor is gone; a copy is past this when it talks to it
         return 0
+    except OSError as error:
+        log.error("process %d cannot go on: %s", os.getpid(), refusal(error))
+        return 1
 
 
 def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
@@ -131,14 +140,16 @@ def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
             os.read(waking, 4096)
             _report_ended(control, copies)
         if control.fileno() in ready:
-            data, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, 2)
+            data, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, _PASSED)
             if not data:
                 return 0  # the supervisor is gone
             fork = _fork.decode(data)
             try:
+                if len(descriptors) < _PASSED:  # there was no number left for them here
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 pid = os.fork()
             except OSError as error:
-                control.send(encode(Unborn(f"fork: {error.strerror}")))
+                control.send(encode(Unborn(f"its template: {refusal(error)}")))
             else:
                 if pid == 0:
                     control.close()
@@ -147,10 +158,16 @@ def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
                     os.close(waking)
                     os.close(wake)
                     sys.exit(_become_child(worker, fork, descriptors, path, folder))
-                copies[pid] = fork.limits is not None
-                pidfd = os.pidfd_open(pid)
-                socket.send_fds(control, [encode(Born(pid))], [pidfd])
-                os.close(pidfd)
+                try:
+                    pidfd = os.pidfd_open(pid)
+                except OSError as error:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    control.send(encode(Unborn(f"its template: {refusal(error)}")))
+                else:
+                    copies[pid] = fork.limits is not None
+                    socket.send_fds(control, [encode(Born(pid))], [pidfd])
+                    os.close(pidfd)
             for descriptor in descriptors:
                 os.close(descriptor)
 
