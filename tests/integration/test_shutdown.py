@@ -249,16 +249,28 @@ def test_sigquit_dumps_all_stacks_and_the_worker_lives(bench: Bench) -> None:
             while not Path("go").exists():
                 time.sleep(0.01)
             return "went on"
+
+        @app.task
+        async def a_coroutine_that_waits() -> str:
+            note("start")
+            while not Path("go").exists():
+                await inside()
+            return "went on"
+
+        async def inside() -> None:
+            await asyncio.sleep(1)
         """
     )
     worker = bench.worker(processes=2)
-    handle = jobs.a_function_that_waits.delay()
-    bench.wait_for("start")
+    handle, coroutine = jobs.a_function_that_waits.delay(), jobs.a_coroutine_that_waits.delay()
+    bench.wait_for("start", 2)
     worker.send(signal.SIGQUIT)
     wait_until(lambda: "Current thread" in worker.log, message="the supervisor's stacks")
     wait_until(lambda: "a_function_that_waits" in worker.log, message="the children's stacks")
+    wait_until(lambda: "in inside\n" in worker.log, message="where the coroutine waits")
+    assert f"Coroutine of job {coroutine.id} (jobs.a_coroutine_that_waits)" in worker.log
     (bench.folder / "go").touch()
-    assert handle.get(timeout=WAIT) == "went on"
+    assert [each.get(timeout=WAIT) for each in (handle, coroutine)] == ["went on"] * 2
     assert worker.alive
     worker.quiet = False
     assert worker.stop() == 0

@@ -174,7 +174,7 @@ class Child:
             case frames.Inspect():
                 pool.inspect(message.key, message.token)
             case frames.Dump():
-                write_all(self._board)
+                write_all(self._board, pool.coroutines())
             case frames.Stop():
                 pool.stop(message.key, message.reason)
             case frames.Drain():

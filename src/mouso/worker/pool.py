@@ -49,6 +49,7 @@ FLUSH = 0.002
 REPORT = 0.05
 LOG_RATE = 256 << 10
 """Bytes a second of the logs of running jobs, of which all that is kept is sent again each time."""
+_MOST_SHOWN = 100
 GIVE_BACK = 0.25
 """Seconds after which a job that has not started is given back."""
 
@@ -234,16 +235,28 @@ class Pool:
         if run is None or run.lease.token != token:
             return
         task = next((task for task, found in list(self._tasks.items()) if found is run), None)
-        try:
-            if task is not None:
-                stack = stacks.of_task(task, self._loop_thread)
-            else:
-                stack = stacks.of_thread(self._board.threads().get(number(key), 0))
-        except Exception as error:  # what a job awaits may be of its own making
-            stack = f"its stack cannot be taken: {one_line(error)}\n"
+        if task is not None:
+            stack = self._where(task)
+        else:
+            stack = stacks.of_thread(self._board.threads().get(number(key), 0))
         if stack:
             with self._sending:
                 self._send(Reports([Update(key, token, stack=stacks.innermost(stack))]))
+
+    def coroutines(self) -> str:
+        """Where the coroutines are, each under its job: while one waits, no stack of a thread shows it."""
+        tasks = list(self._tasks.items())
+        text = "".join(
+            f"\nCoroutine of job {run.lease.id} ({run.lease.task}), most recent call last:\n{self._where(task)}"
+            for task, run in tasks[:_MOST_SHOWN]
+        )
+        return f"{text}\nand {len(tasks) - _MOST_SHOWN} more coroutines\n" if len(tasks) > _MOST_SHOWN else text
+
+    def _where(self, task: asyncio.Task[Any]) -> str:
+        try:
+            return stacks.innermost(stacks.of_task(task, self._loop_thread))
+        except Exception as error:  # what a job awaits may be of its own making
+            return f"its stack cannot be taken: {one_line(error)}\n"
 
     # -- choosing what runs next; the lock is held
 

@@ -46,9 +46,14 @@ _RUNS_JOBS = os.path.join("mouso", "worker", "executor.py")
 # -- in the child
 
 
-def write_all(board: Board) -> None:
-    """Writes the stacks of all threads behind the board. Who calls this holds the interpreter, so all others wait."""
+def write_all(board: Board, coroutines: str) -> None:
+    """Writes the stacks of all threads behind the board, then those of coroutines.
+
+    Who calls this holds the interpreter, so all others wait.
+    """
     faulthandler.dump_traceback(board.descriptor, all_threads=True)
+    if coroutines:
+        os.write(board.descriptor, coroutines.encode("utf-8", "replace"))
 
 
 def write_on_signal(board: Board) -> None:
