@@ -290,3 +290,29 @@ def test_text_that_is_not_utf8(bench: Bench) -> None:
     assert {job.id for job in jobs.app.jobs()} >= {handle.id for handle in broken}, "both can be listed"
     assert name.cancel() == "cancelled"
     assert bench.history("ran") == []
+
+
+@pytest.mark.parametrize("task", ["sound", "fails"])
+def test_a_job_that_has_ended_and_was_made_live_again(bench: Bench, task: str) -> None:
+    """It runs, and its first end stays; it does not stay running for ever, and nobody beside it is held up."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task(attempts=1)
+def fails(n: int) -> None:
+    note("failed")
+    raise ValueError(n)
+"""
+    )
+    worker = bench.worker()
+    handle = getattr(jobs, task).delay(1)
+    [before] = bench.wait_final([handle])
+    made = "INSERT INTO mouso_live (seq, state, queue, priority)"
+    bench.sql(f"{made} SELECT seq, 'available', queue, priority FROM mouso_jobs WHERE id = ?", handle.id)
+    others = jobs.sound.map([(n,) for n in range(50)])
+    bench.wait_final(others)
+    wait_until(lambda: not bench.sql("SELECT 1 FROM mouso_live"), timeout=WAIT, message="it has ended again")
+    assert handle.refresh().record == before
+    assert worker.log.count(f"job {handle.id} had ended") == 1
+    assert "does not answer" not in worker.log
+    still_sound(jobs)

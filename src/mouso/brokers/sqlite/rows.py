@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ from mouso.job import (
 
 Tallies = Counter[tuple[str, str]]
 """Changes to the number of finished jobs, by queue and state."""
+
+log = logging.getLogger("mouso.brokers.sqlite")
 
 PARKED = "parked"
 MOST_IDS = 500
@@ -195,7 +198,10 @@ def finish(
     worker: str | None = None,
     outcome: Outcome | None = None,
 ) -> None:
-    """Moves a live job to the history as ``state``, with the end of its last run if that caused it."""
+    """Moves a live job to the history as ``state``, with the end of its last run if that caused it.
+
+    A job that is in the history as well stays there as it is: it had ended, and another program has made it live again.
+    """
     run: tuple[object, ...] = (None,) * 7
     if outcome is not None:
         keep_until = None if outcome.keep is None else now + outcome.keep
@@ -203,15 +209,19 @@ def finish(
             outcome.run_seconds, outcome.started_at, outcome.cpu_seconds, outcome.peak_memory, outcome.pid,
             outcome.result, keep_until,
         )  # fmt: skip
-    (queue,) = tx.execute(
+    moved = tx.execute(
         "INSERT INTO mouso_history (seq, state, queue, finished_at, worker, claims, attempts, crashes, releases,"
         " expires_at, reason, progress, run_seconds, started_at, cpu_seconds, peak_memory, pid, result, keep_until)"
         " SELECT seq, ?, queue, ?, ?, claims, attempts, crashes, releases, expires_at, ?, progress, ?, ?, ?, ?, ?, ?, ?"
-        " FROM mouso_live WHERE seq = ? RETURNING queue",
+        " FROM mouso_live WHERE seq = ? ON CONFLICT (seq) DO NOTHING RETURNING queue",
         (state, now, worker, reason, *run, seq),
     ).fetchone()
     tx.execute("DELETE FROM mouso_live WHERE seq = ?", (seq,))
-    tallies[queue, state] += 1
+    if moved is None:
+        [known] = tx.execute("SELECT id FROM mouso_jobs WHERE seq = ?", (seq,)).fetchone() or [f"with seq {seq}"]
+        log.error("job %s had ended, and another program made it live again: its end as %s is not kept", known, state)
+    else:
+        tallies[moved[0], state] += 1
 
 
 def forget(tx: sqlite3.Connection, seqs: Iterable[int], *, free_keys: bool = False) -> None:
