@@ -151,6 +151,7 @@ def test_others_run_while_a_suspect_does(bench: Bench) -> None:
     again = bench.wait_for("start", count=2)[-1]
     others = [*jobs.plain.map([(n,) for n in range(20)]), jobs.coroutine.delay(1), jobs.isolated.delay(2)]
     bench.wait_final(others)
+    assert f"while job {suspect.id} (jobs.hold) ran" in worker.log
     assert again.pid not in {line.pid for line in bench.history("begin")}, "the suspect runs alone"
     assert suspect.state == "running"
     most = running = 0

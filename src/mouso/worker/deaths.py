@@ -18,7 +18,6 @@ from collections.abc import Callable
 import msgspec
 
 from mouso.clock import SYSTEM
-from mouso.config import counted
 from mouso.errors import ErrorInfo
 from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.observe.logs import about
@@ -80,7 +79,8 @@ class Coroner:
         explained = bool(child.verdicts) or any(outcome.state is not JobState.AVAILABLE for outcome in outcomes)
         if suspects:
             how = self._describe(child.exit or Exit(None))
-            log.error("child %d died (%s) while %s ran", child.pid, how, counted(len(suspects), "job"))
+            what = f"job {suspects[0].id} ({suspects[0].task})" if len(suspects) == 1 else f"{len(suspects)} jobs"
+            log.error("child %d died (%s) while %s ran", child.pid, how, what)
             if len(suspects) == 1:
                 outcomes.append(crash(suspects[0], how))
             elif draining:
