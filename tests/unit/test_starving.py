@@ -49,7 +49,7 @@ def test_outcomes_are_stored_all_the_same(when: str, monkeypatch: pytest.MonkeyP
     async def run() -> Broker:
         broker, fleet = Broker(), Fleet()
         line, pump = Line(broker), Pump("w", None)
-        pump.connect(line, fleet)  # type: ignore[arg-type]  # why: stand-ins
+        pump.connect(line, fleet)  # type: ignore[arg-type]  # why: stand-ins for both
         pump.learn(frozenset(), None)
         pump.settle([ended(1), ended(2)])
         with monkeypatch.context() as patch:
@@ -60,7 +60,8 @@ def test_outcomes_are_stored_all_the_same(when: str, monkeypatch: pytest.MonkeyP
         pump.doubt()
         pump.look()
         again = asyncio.create_task(pump.run())
-        await line.idle.wait()
+        async with asyncio.timeout(10):
+            await line.idle.wait()
         again.cancel()
         assert pump.empty
         return broker
