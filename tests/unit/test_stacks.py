@@ -303,3 +303,14 @@ def test_a_process_that_ends_meanwhile_shows_none() -> None:
 
     assert list(asyncio.run(twice())) == ["", ""]
     assert child.board.descriptor == -1
+
+
+def test_a_process_that_only_just_starts_gets_no_signal_that_would_end_it() -> None:
+    waits = "import signal; {}; print(flush=True); signal.pause()"
+    for handler, handled in (("signal.signal(signal.SIGQUIT, print)", True), ("", False)):
+        source = waits.format(handler or "pass")
+        with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert stacks._handles(process.pid, signal.SIGQUIT) is handled
+            process.kill()

@@ -219,6 +219,16 @@ def _threads(pid: int) -> dict[int, tuple[str, str]]:
     return found
 
 
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal: one whose interpreter only just starts has none, and would die."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            caught = next(line for line in status if line.startswith("SigCgt:"))
+    except (OSError, StopIteration):
+        return True
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def _of_thread(stacks: str, thread: int) -> str:
     """One thread of what ``faulthandler`` has written, the innermost call last."""
     for part in stacks.split("\n\n"):
@@ -234,7 +244,7 @@ def _of_thread(stacks: str, thread: int) -> str:
 async def dump(child: ChildProcess) -> None:
     """Writes the stacks of a child to stderr, each with the jobs that run on the thread."""
     text = await written(child)
-    if not text and not child.stopped():
+    if not text and not child.stopped() and _handles(child.pid, signal.SIGQUIT):
         child.signal(signal.SIGQUIT)  # it writes them itself, without the jobs, when it can
     if not text:
         return
