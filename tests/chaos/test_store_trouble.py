@@ -86,6 +86,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(disk: Path, arena: Arena) -> None:
     arena.store = disk / "jobs.db"
+    arena.broker_url = f"sqlite:///{arena.store}"
     arena.begin(mean=0.03, troubled=True)
     arena.going(300)
     with filled(disk):
