@@ -2,14 +2,29 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
-from benchmarks import backlog, cpu_bound, drain, enqueue, io_bound, latency, machine, memory, peers, recycling, report
+from benchmarks import (
+    backlog,
+    cpu_bound,
+    drain,
+    enqueue,
+    io_bound,
+    latency,
+    machine,
+    memory,
+    peers,
+    recycling,
+    report,
+    servers,
+)
 from benchmarks.plan import Plan
 from benchmarks.results import Row
 from benchmarks.rig import ROOT, Folders
@@ -23,6 +38,8 @@ BENCHMARKS: Mapping[str, Callable[[Plan], list[Row]]] = {
     "backlog": backlog.run,
     "memory": memory.run,
     "recycling": recycling.run,
+    "redis": servers.redis,
+    "postgres": servers.postgres,
 }
 _SHARED = Path("/dev/shm")
 _BUSY = 0.3
@@ -58,17 +75,22 @@ def main() -> int:
     options = _options()
     machine.check()
     names = [name for name in BENCHMARKS if name in (options.names or BENCHMARKS)]
+    servers.check(names)
     python = peers.python()
     runs = 1 if options.quick else options.runs
     command = " ".join(["python -m benchmarks", *options.names, f"--runs {runs}"])
     missed = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends servers and workers, as Ctrl-C does
+    tempfile.tempdir = str(_parent(options.dir))  # the servers' folders too
     with (
-        tempfile.TemporaryDirectory(prefix="mouso-bench-", dir=_parent(options.dir)) as disk,
+        tempfile.TemporaryDirectory(prefix="mouso-bench-") as disk,
         tempfile.TemporaryDirectory(
             prefix="mouso-bench-", dir=_SHARED if os.access(_SHARED, os.W_OK) else disk
         ) as memory_,
+        ExitStack() as running,
     ):
-        plan = Plan(folders=Folders(Path(disk), Path(memory_)), runs=runs, quick=options.quick, peers=python)
+        folders = Folders(Path(disk), Path(memory_))
+        plan = Plan(folders=folders, runs=runs, quick=options.quick, peers=python, servers=running)
         facts = machine.facts(plan.folders.disk, peers.versions(python))
         print("; ".join(f"{key}: {value}" for key, value in facts.items()), flush=True)
         if os.getloadavg()[0] > _BUSY:

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from benchmarks.plan import Plan
 from benchmarks.processes import Worker
@@ -14,13 +15,23 @@ _MANY = 1_000_000
 
 
 def run(plan: Plan) -> list[Row]:
-    """The rate from the 2,000th to the 10,000th job, and enqueues, with ten thousand or a million jobs there."""
+    """On SQLite."""
+    return compare(plan, lambda: plan.mouso("normal"), "NORMAL")
+
+
+def compare(plan: Plan, new: Callable[[], MousoRig], where: str) -> list[Row]:
+    """The rate from the 2,000th to the 10,000th job, and enqueues, with ten thousand or a million jobs there.
+
+    Args:
+        new: Makes a rig with nothing in it.
+        where: What it works on, for the reader.
+    """
     measured: dict[str, list[float]] = defaultdict(list)
     many, bulk, single = plan.jobs(_MANY), 20_000, plan.jobs(5000)
-    waiting, scheduled = plan.mouso("normal"), plan.mouso("normal")
-    few_scheduled = plan.mouso("normal")
+    waiting, scheduled, few_scheduled = new(), new(), new()
     waiting.fill(many)
     scheduled.client("schedule", many)
+    scheduled.settle()
     few_scheduled.client("schedule", _FEW)
 
     def drain(rig: MousoRig, name: str, rest: int = 0) -> None:
@@ -33,7 +44,7 @@ def run(plan: Plan) -> list[Row]:
         measured[f"{name} delay"].append(rig.client("single", single)["rate"])
 
     for _ in range(plan.runs):
-        few_waiting = plan.mouso("normal")
+        few_waiting = new()
         few_waiting.fill(_FEW)
         drain(few_waiting, "few waiting")
         few_waiting.fill(_FEW)
@@ -54,7 +65,7 @@ def run(plan: Plan) -> list[Row]:
             rows.append(
                 Row(
                     what=f"{what} with {many:,} {kind} : with {_FEW:,}", runs=ratios(much, few), unit="×", target=0.8,
-                    note=f"{_rounded(much):,} : {_rounded(few):,} jobs/s, -p 2 -c 8, NORMAL",
+                    note=f"{_rounded(much):,} : {_rounded(few):,} jobs/s, -p 2 -c 8, {where}",
                 )
             )  # fmt: skip
     return rows

@@ -16,18 +16,8 @@ def run(plan: Plan) -> list[Row]:
     measured: dict[str, list[float]] = defaultdict(list)
 
     def measure(rig: Rig, name: str, starts: int, results: int, idle: float) -> None:
-        rig.fill(10)
-        with rig.worker() as worker:
-            rig.wait_for(worker, 10)
-            time.sleep(_SETTLE)
-            pids = worker.pids()
-            before, began = cpu_seconds(pids), time.monotonic()
-            time.sleep(idle)
-            measured[f"{name} idle"].append((cpu_seconds(pids) - before) / (time.monotonic() - began) * 100)
-            answer = rig.client("latency", starts, results)
-        for what, samples in answer.items():
-            measured[f"{name} {what} p50"].append(percentile(samples, 0.5))
-            measured[f"{name} {what} p99"].append(percentile(samples, 0.99))
+        for what, value in sample(rig, starts, results, idle).items():
+            measured[f"{name} {what}"].append(value)
         rig.discard()
 
     idle = 1.0 if plan.quick else 5.0
@@ -55,3 +45,28 @@ def run(plan: Plan) -> list[Row]:
         row("CPU of an idle worker: Mouso", "mouso idle", "% of a CPU", 0.5),
         row("… Huey", "huey idle", "% of a CPU"),
     ]
+
+
+def sample(rig: Rig, starts: int, results: int, idle: float) -> dict[str, float]:
+    """Looks at an idle worker for a while, then at how soon it starts jobs and answers.
+
+    Returns:
+        ``idle``, percent of a CPU, ``operations`` that its server carries out in a second meanwhile, and ms: ``start``,
+        ``call`` and ``result``, each ``p50`` and ``p99``.
+    """
+    rig.fill(10)
+    with rig.worker() as worker:
+        rig.wait_for(worker, 10)
+        time.sleep(_SETTLE)
+        pids = worker.pids()
+        operations = rig.server.operations() if rig.server else 0
+        before, began = cpu_seconds(pids), time.monotonic()
+        time.sleep(idle)
+        took = time.monotonic() - began
+        found = {"idle": (cpu_seconds(pids) - before) / took * 100}
+        found["operations"] = (rig.server.operations() - operations if rig.server else 0) / took
+        answer = rig.client("latency", starts, results)
+    for what, samples in answer.items():
+        found[f"{what} p50"] = percentile(samples, 0.5)
+        found[f"{what} p99"] = percentile(samples, 0.99)
+    return found

@@ -35,6 +35,16 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return total
 
 
+def cpu_each(pids: Sequence[int]) -> dict[int, float]:
+    """CPU time of living processes so far, by process."""
+    return {pid: cpu_seconds([pid]) for pid in pids}
+
+
+def cpu_since(before: Mapping[int, float], pids: Sequence[int]) -> float:
+    """CPU time that these processes have taken since ``cpu_each`` was asked; some may have started or ended since."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_each(pids).items())
+
+
 def pss_mib(pids: Sequence[int], kind: str = "Pss") -> float:
     """Memory of processes in MiB, what they share divided among them (PSS); ``Pss_Anon`` is that of no file."""
     total = 0

@@ -1,19 +1,21 @@
-"""What is measured: a job system with its settings on one SQLite file, driven through processes of its own."""
+"""What is measured: a job system with its settings on one store, driven through processes of its own."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import processes, slots
-from benchmarks.processes import Worker, cpu_seconds
+from benchmarks.processes import Worker, cpu_each, cpu_seconds, cpu_since
+from benchmarks.stores import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOOK = 0.002
@@ -28,16 +30,18 @@ class Folders(NamedTuple):
 
 
 class Rig(ABC):
-    """One job system on one new file.
+    """One job system on one new SQLite file, or on one new server.
 
     Args:
         folders: Where to put its files.
         label: Names the file.
+        server: Runs already, for this one alone.
     """
 
     stop_signal = signal.SIGTERM
 
-    def __init__(self, folders: Folders, label: str) -> None:
+    def __init__(self, folders: Folders, label: str, server: Store | None = None) -> None:
+        self.server = server
         self.file = folders.disk / f"{label}-{time.monotonic_ns()}.db"
         self._memory = folders.memory / f"{self.file.stem}.slots"
         self.slots = slots.Slots(self._memory)
@@ -56,7 +60,8 @@ class Rig(ABC):
 
     def _env(self, **more: str) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("MOUSO_")}
-        return {**env, **self.settings(), slots.VARIABLE: str(self._memory), "PYTHONPATH": str(ROOT), **more}
+        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        return {**env, **self.settings(), slots.VARIABLE: str(self._memory), "PYTHONPATH": path, **more}
 
     def client(self, command: str, *arguments: object, **settings: str) -> dict[str, Any]:
         """Runs a command of the client, with other settings if need be, and returns its answer.
@@ -76,6 +81,12 @@ class Rig(ABC):
     def fill(self, jobs: int) -> None:
         """Enqueues no-op jobs, as fast as may be."""
         self.client("fill", jobs)
+        self.settle()
+
+    def settle(self) -> None:
+        """Waits until a server has done what it does later."""
+        if self.server is not None:
+            self.server.settle()
 
     @contextmanager
     def worker(self, processes_: int = 2, concurrency: int = 8, *options: str) -> Iterator[Worker]:
@@ -106,23 +117,30 @@ class Rig(ABC):
 
         Returns:
             ``rate`` in jobs per second from the first to the last, and ``cpu``, all the worker's processes' µs per
-            job, from the first look at which one was done to 0.3 s after the last.
+            job, from the first look at which one was done to 0.3 s after the last; ``server`` is that of the server.
         """
         with self.worker(2, concurrency) as worker:
             seen = self.wait_for(worker, 1)
             pids = worker.pids()
-            before = cpu_seconds(pids)
+            before, served = cpu_seconds(pids), cpu_each(self._served_by())
             count = self.wait_for(worker, jobs)
             time.sleep(0.3)
-            cpu = cpu_seconds(pids) - before
+            cpu, server = cpu_seconds(pids) - before, cpu_since(served, self._served_by())
         return {
             "rate": (jobs - 1) / (count.last - count.first) * 1e9,
             "cpu": cpu / (jobs - seen.jobs) * 1e6,
+            "server": server / (jobs - seen.jobs) * 1e6,
             "first": (count.first - worker.started) / 1e9,
         }
 
+    def _served_by(self) -> list[int]:
+        return [] if self.server is None else self.server.processes()
+
     def discard(self) -> None:
-        """Deletes its files."""
+        """Deletes its files, and ends its server."""
+        if self.server is not None:
+            self.server.__exit__()
+            shutil.rmtree(self.server.folder, ignore_errors=True)
         self._memory.unlink(missing_ok=True)
         for path in self.file.parent.glob(self.file.stem + "*"):
             if path.is_dir():
@@ -136,8 +154,8 @@ class Rig(ABC):
 class MousoRig(Rig):
     """Mouso as it is by default: at least once, results stored, ``synchronous=FULL`` unless said otherwise."""
 
-    def __init__(self, folders: Folders, synchronous: str = "full", app: str = "benchmarks.jobs") -> None:
-        super().__init__(folders, f"mouso-{synchronous}")
+    def __init__(self, folders: Folders, synchronous: str, app: str, server: Store | None) -> None:
+        super().__init__(folders, f"mouso-{synchronous}", server)
         self._synchronous = synchronous
         self._app = app
 
@@ -149,7 +167,8 @@ class MousoRig(Rig):
         return [sys.executable, "-m", "mouso", "worker", f"{self._app}:app", *options]
 
     def settings(self) -> dict[str, str]:
-        return {"MOUSO_BROKER": f"sqlite:///{self.file}?synchronous={self._synchronous}"}
+        file = f"sqlite:///{self.file}?synchronous={self._synchronous}"
+        return {"MOUSO_BROKER": file if self.server is None else self.server.url}
 
 
 class HueyRig(Rig):
@@ -178,6 +197,30 @@ class HueyRig(Rig):
 
     def fill(self, jobs: int) -> None:
         self.client("single", jobs, BENCH_HUEY_FSYNC="0")
+
+
+class PeerRig(Rig):
+    """A peer on a server; `benchmarks.peers` has its app, which can be run, and its client.
+
+    Args:
+        python: The interpreter of the environment with the peers in it.
+        name: What its modules' names begin with.
+        settings: Further environment variables for both.
+    """
+
+    def __init__(self, folders: Folders, python: Path, name: str, server: Store, settings: Mapping[str, str]) -> None:
+        super().__init__(folders, name, server)
+        self._python, self._modules = str(python), f"benchmarks.peers.{name}"
+        self._settings = {"BENCH_URL": server.url, **settings}
+
+    def client_command(self) -> list[str]:
+        return [self._python, "-m", f"{self._modules}_client"]
+
+    def worker_command(self, processes: int, concurrency: int) -> list[str]:
+        return [self._python, "-m", f"{self._modules}_app", str(processes)]
+
+    def settings(self) -> dict[str, str]:
+        return self._settings
 
 
 def in_turn(runs: int, *steps: Callable[[], None]) -> None:

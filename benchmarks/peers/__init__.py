@@ -9,6 +9,7 @@ from tools import bootstrap
 
 ENVIRONMENT = ".venv-bench"
 PINS = "constraints/bench.txt"
+_NAMES = ("huey", "dramatiq", "pgqueuer", "procrastinate", "redis", "asyncpg", "psycopg")
 
 
 def python() -> Path:
@@ -35,8 +36,9 @@ def python() -> Path:
 
 
 def versions(interpreter: Path) -> dict[str, str]:
-    """The versions of the peers."""
+    """The versions of the peers, and of what they reach their servers with."""
     listing = subprocess.run(
         [str(interpreter), "-m", "pip", "freeze"], capture_output=True, text=True, check=True, cwd=bootstrap.ROOT
     ).stdout
-    return dict(line.split("==", 1) for line in listing.splitlines() if "==" in line)
+    found = dict(line.split("==", 1) for line in listing.splitlines() if "==" in line)
+    return {name: found[name] for name in _NAMES}

@@ -1,0 +1,119 @@
+"""Private servers that are measured: the tests' own, with what a measurement asks of them."""
+
+import json
+import secrets
+import signal
+import time
+from abc import abstractmethod
+from pathlib import Path
+
+from psycopg.sql import SQL
+
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+from tests.support import wait_until
+
+_LUA = """
+redis.call('HSET', KEYS[1], 'id', ARGV[1], 'task', ARGV[2], 'queue', ARGV[3], 'payload', ARGV[5])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
+redis.call('PUBLISH', KEYS[3], '')
+"""
+_TABLE = "CREATE TABLE bare (seq bigserial, id text, task text, queue text, at bigint, payload bytea)"
+_INSERT = SQL("INSERT INTO bare (id, task, queue, at, payload) VALUES (%s, %s, %s, %s, %s)")
+_TASK = "benchmarks.jobs.noop"
+
+
+class Store(Server):
+    """A server under measurement."""
+
+    @abstractmethod
+    def about(self) -> str:
+        """Its version and the settings that its speed depends on."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Has it do at once, and waits for, what it would else do during the next measurement."""
+
+    @abstractmethod
+    def operations(self) -> int:
+        """How many it has carried out so far, those of whoever asks not counted."""
+
+    @abstractmethod
+    def bare(self, jobs: int) -> float:
+        """The yardstick of ``delay()``: such jobs per second stored by its client's bare library, one by one."""
+
+
+class Redis(Store, RedisServer):
+    """Redis with its log, which it writes to the disk every second."""
+
+    def about(self) -> str:
+        with self.client() as client:
+            return f"Redis {client.info('server')['redis_version']}, AOF {self.settings['appendfsync']}"
+
+    def settle(self) -> None:
+        def rests() -> bool:
+            with self.client() as client:
+                state = client.info("persistence")
+            return not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+
+        wait_until(rests, timeout=60, interval=0.05, message="Redis has rewritten its log")
+
+    def operations(self) -> int:
+        """Commands, those that scripts carry out included."""
+        with self.client() as client:
+            stats = client.info("commandstats")
+        own = ("cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello")
+        return sum(stat["calls"] for name, stat in stats.items() if name not in own)
+
+    def bare(self, jobs: int) -> float:
+        """One Lua script that stores a hash, adds to a sorted set, and rings."""
+        with self.client() as client:
+            store = client.register_script(_LUA)
+            store(["bare:", "bare", "bell"], ["", "", "", 0, ""])
+            began = time.perf_counter()
+            for i in range(jobs):
+                id, payload = secrets.token_hex(16), json.dumps([i])
+                store([f"bare:{id}", "bare", "bell"], [id, _TASK, "default", time.time_ns(), payload])
+            return jobs / (time.perf_counter() - began)
+
+
+class Postgres(Store, PostgresServer):
+    """PostgreSQL that survives a loss of power: fsync and synchronous_commit are on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(fsync=True, shared_buffers="1GB")  # it has a folder of its own, which its user may enter
+
+    def about(self) -> str:
+        with self.client() as client:
+            version = client.info.server_version // 10_000, client.info.server_version % 10_000
+        shown = ("fsync", "synchronous_commit", "shared_buffers")
+        settings = ", ".join(f"{name} {self.settings[name]}" for name in shown)
+        return f"PostgreSQL {version[0]}.{version[1]}, {settings}"
+
+    def settle(self) -> None:
+        with self.client() as client:
+            client.execute("CHECKPOINT")
+
+    def operations(self) -> int:
+        """Transactions, as far as the processes of the connections have said so: they do once a second at most."""
+        with self.client() as client:
+            row = client.execute(
+                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def bare(self, jobs: int) -> float:
+        """One INSERT a transaction into one table with no index."""
+        with self.client() as client:
+            client.execute(_TABLE)
+            began = time.perf_counter()
+            for i in range(jobs):
+                payload = json.dumps([i]).encode()
+                client.execute(_INSERT, (secrets.token_hex(16), _TASK, "default", time.time_ns(), payload))
+            return jobs / (time.perf_counter() - began)
+
+    def kill(self, number: int = signal.SIGQUIT) -> None:
+        """Ends it at once, but so that it gives back its shared memory."""
+        super().kill(number)
