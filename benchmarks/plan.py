@@ -19,7 +19,7 @@ class Plan:
         runs: How often everything is measured.
         quick: Whether a tenth of the work is enough, to see that all works.
         peers: The interpreter with the peers in it.
-        servers: Ends all servers, however the program ends.
+        servers: Ends the servers that nobody has discarded, however the program ends.
     """
 
     folders: Folders
@@ -48,4 +48,7 @@ class Plan:
         """A new server, which whoever uses it discards."""
         folder = self.folders.disk / f"server-{time.monotonic_ns()}"
         folder.mkdir()
-        return self.servers.enter_context(kind(folder))
+        server = kind(folder)
+        self.servers.callback(server.discard)
+        server.start()
+        return server

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -139,8 +138,7 @@ class Rig(ABC):
     def discard(self) -> None:
         """Deletes its files, and ends its server."""
         if self.server is not None:
-            self.server.__exit__()
-            shutil.rmtree(self.server.folder, ignore_errors=True)
+            self.server.discard()
         self._memory.unlink(missing_ok=True)
         for path in self.file.parent.glob(self.file.stem + "*"):
             if path.is_dir():

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import signal
 import time
 from abc import abstractmethod
@@ -19,6 +20,7 @@ redis.call('HSET', KEYS[1], 'id', ARGV[1], 'task', ARGV[2], 'queue', ARGV[3], 'p
 redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
 redis.call('PUBLISH', KEYS[3], '')
 """
+_SENT = ("evalsha", "script|load", "subscribe", "ping")
 _TABLE = "CREATE TABLE bare (seq bigserial, id text, task text, queue text, at bigint, payload bytea)"
 _INSERT = SQL("INSERT INTO bare (id, task, queue, at, payload) VALUES (%s, %s, %s, %s, %s)")
 _TASK = "benchmarks.jobs.noop"
@@ -30,6 +32,11 @@ class Store(Server):
     @abstractmethod
     def about(self) -> str:
         """Its version and the settings that its speed depends on."""
+
+    def discard(self) -> None:
+        """Ends it, and deletes its data."""
+        self.__exit__()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @abstractmethod
     def settle(self) -> None:
@@ -60,11 +67,10 @@ class Redis(Store, RedisServer):
         wait_until(rests, timeout=60, interval=0.05, message="Redis has rewritten its log")
 
     def operations(self) -> int:
-        """Commands, those that scripts carry out included."""
+        """Commands that Mouso sends; not those that its scripts carry out."""
         with self.client() as client:
             stats = client.info("commandstats")
-        own = ("cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello")
-        return sum(stat["calls"] for name, stat in stats.items() if name not in own)
+        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in _SENT)
 
     def bare(self, jobs: int) -> float:
         """One Lua script that stores a hash, adds to a sorted set, and rings."""

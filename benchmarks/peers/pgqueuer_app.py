@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-not-found]  # why: lives in the peers' environment
 import uvloop
-from pgqueuer import AsyncpgDriver, QueueManager  # type: ignore[import-not-found]  # why: as above
+from pgqueuer import AsyncpgDriver, PgQueuer  # type: ignore[import-not-found]  # why: as above
 
 from benchmarks import slots
 from benchmarks.peers.forked import forked
@@ -20,13 +20,13 @@ async def connect() -> Any:
 
 async def _work() -> None:
     counted = slots.inherited()
-    manager: Any = QueueManager(await connect())
+    worker: Any = PgQueuer(await connect())
 
     async def noop(job: Any) -> None:
         counted.done()
 
-    manager.entrypoint("noop")(noop)
-    await manager.run(batch_size=_BATCH)
+    worker.entrypoint("noop")(noop)
+    await worker.run(batch_size=_BATCH)
 
 
 def serve() -> None:
