@@ -3,7 +3,6 @@
 import json
 import secrets
 import shutil
-import signal
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -122,7 +121,3 @@ class Postgres(Store, PostgresServer):
                 payload = json.dumps([i]).encode()
                 client.execute(_INSERT, (secrets.token_hex(16), _TASK, "default", time.time_ns(), payload))
             return jobs / (time.perf_counter() - began)
-
-    def kill(self, number: int = signal.SIGQUIT) -> None:
-        """Ends it at once, but so that it gives back its shared memory."""
-        super().kill(number)

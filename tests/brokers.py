@@ -58,7 +58,7 @@ def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
 
     yield find
     for server in running.values():
-        server.kill()
+        server.end()
 
 
 @pytest.fixture

@@ -137,6 +137,10 @@ class Server(ABC):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ends it for good."""
         with suppress(ProcessLookupError, AssertionError):
             self.thaw()
         self.kill()

@@ -188,11 +188,11 @@ CREATE FUNCTION {schema}.queues_in_turn(_after text) RETURNS text[]
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     _names text[] := '{}';
-    _name text;
+    _name text := ''; -- before all; as NULL it would have to be asked for, and the index not be used for the rest
 BEGIN
     LOOP
         SELECT l.queue INTO _name FROM {schema}.live l
-        WHERE l.state = 'available' AND (_name IS NULL OR l.queue > _name) ORDER BY l.queue LIMIT 1;
+        WHERE l.state = 'available' AND l.queue > _name ORDER BY l.queue LIMIT 1;
         EXIT WHEN NOT FOUND;
         _names := _names || _name;
     END LOOP;

@@ -40,15 +40,17 @@ END $$;
 
 CREATE FUNCTION {schema}.reconcile(_now bigint, _worker text, _keys bigint[], _tokens bigint[])
 RETURNS TABLE (key bigint)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $$
 DECLARE
     _number integer;
+    _held bigint[];
     _lost bigint[];
 BEGIN
     SELECT w.n INTO _number FROM {schema}.workers w WHERE w.id = _worker;
+    _held := {schema}.lock_claims(_number, NULL); -- once: in the WHERE below it would be called for every live job
     _lost := ARRAY(
         SELECT l.seq FROM {schema}.live l
-        WHERE l.seq = ANY ({schema}.lock_claims(_number, NULL)) AND NOT EXISTS (
+        WHERE l.seq = ANY (_held) AND NOT EXISTS (
             SELECT FROM unnest(_keys, _tokens) AS h (key, token) WHERE h.key = l.seq AND h.token = l.claims
         )
     );
