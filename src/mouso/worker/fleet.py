@@ -280,6 +280,8 @@ class Fleet:
 
     def room(self) -> int:
         """How many more jobs it can take: what has a process of its own shares the slots with the others."""
+        if not (self._isolated.tasks or self._coroner.suspects or any(child.spare for child in self._brood.children)):
+            return sum(child.room() for child in self._brood.children)  # as a rule
         suspects = len(self._coroner.suspects) + self._brood.suspects
         room, exact = -suspects - len(self._isolated.waiting) - self._brood.alone, suspects or self._isolated.scarce
         for child in self._brood.children:

@@ -222,19 +222,22 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def send(self, message: frames.ToChild) -> None:
         """Sends a message; to a dead child it is lost, which its exit will settle."""
-        self._write(frames.encode(message))
-
-    def _write(self, frame: bytearray) -> None:
+        frame = frames.encode(message)
         if self._transport is not None:
             try:
                 self._transport.write(frame)
-            except MemoryError:  # half of it may be on its way
-                self.kill()
-                loop, ours = asyncio.get_running_loop(), self._transport.get_extra_info("socket").fileno()
-                # asyncio waits to write what it then could not keep, and abort() would leave that to the next socket.
-                loop._remove_writer(ours)  # type: ignore[attr-defined]  # why: the public method refuses transports
-                self._transport.abort()
+            except MemoryError:
+                self._hang_up()
                 raise
+
+    def _hang_up(self) -> None:
+        """Ends it, as half a message may be on its way."""
+        self.kill()
+        if self._transport is not None:
+            loop, ours = asyncio.get_running_loop(), self._transport.get_extra_info("socket").fileno()
+            # asyncio waits to write what it then could not keep, and abort() would leave that to the next socket.
+            loop._remove_writer(ours)  # type: ignore[attr-defined]  # why: the public method refuses transports
+            self._transport.abort()
 
     def assign(self, leases: Sequence[Lease]) -> bool:
         """Gives it jobs; returns False, and does not take them, if its death was handled already.
@@ -254,11 +257,12 @@ class ChildProcess(asyncio.BufferedProtocol):
             noted = True
             self.leases.update((lease.key, lease) for lease in leases)
             self._arrived += len(leases)
-            for frame in ready:
-                self._write(frame)
+            if self._transport is not None:
+                for frame in ready:
+                    self._transport.write(frame)
         except MemoryError:
             if noted or self.spare:  # a spare one would wait for its job for ever
-                self.kill()
+                self._hang_up()
             raise
         return True
 

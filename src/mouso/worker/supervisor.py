@@ -140,7 +140,7 @@ class Supervisor:
         self._fleet = Fleet(self._id, options, self._count, self._pump, self)
         for number, answer in _SIGNALS.items():
             signal.signal(number, lambda *_, answer=answer: loop.call_soon_threadsafe(answer, self))
-        moving = asyncio.create_task(self._persist(self._move))
+        self.start(self._move)
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
         for step in (self._vitals.watch, self._fleet.watch):
             self.start(step)
@@ -166,7 +166,6 @@ class Supervisor:
         finally:
             await self._fleet.kill()
             self._watchdog.close()
-            moving.cancel()
             self._vitals.end()
             # Not by add_signal_handler: as the loop closes, it would let a last signal end the process by its number.
             for number in _SIGNALS:
@@ -272,20 +271,9 @@ class Supervisor:
 
     def start(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a step beside the others, again if there was no memory for it; its failure ends the worker."""
-        task = asyncio.create_task(self._persist(step))
+        task = asyncio.create_task(step())
         self._tasks.add(task)
-        task.add_done_callback(self._step_ended)
-
-    async def _persist(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        pause = 0.0
-        while True:
-            try:
-                if pause:
-                    await asyncio.sleep(pause)
-                return await step()
-            except MemoryError:
-                self._starve()
-                pause = _STARVED
+        task.add_done_callback(partial(self._step_ended, step))
 
     def _starve(self) -> None:
         """There was no memory: says so, and lets the store and the worker agree again on what runs here."""
@@ -303,9 +291,14 @@ class Supervisor:
         else:
             loop.default_exception_handler(context)
 
-    def _step_ended(self, task: asyncio.Task[None]) -> None:
+    def _step_ended(self, step: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled() or task.exception() is None:
+            return
+        if isinstance(task.exception(), MemoryError):
+            self._starve()
+            asyncio.get_running_loop().call_later(_STARVED, self.start, step)
+        else:
             log.critical("the supervisor failed", exc_info=task.exception())
             self._code = 1
             self._stopped.set()
@@ -365,7 +358,7 @@ class Supervisor:
 
     def _renew(self, at: int) -> None:
         if self._renewed and at - self._renewed > _FENCE * 1000:
-            self._regained = at
+            self._regained = SYSTEM.steady()  # not when that beat began, which may have waited long
         self._renewed = at
         self._fleet.renew_lease(at + int(_FENCE_ALONE * 1000))
 
