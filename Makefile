@@ -23,8 +23,9 @@ help: ## this list
 demo: $(READY) ## analyse a real code base on SQLite: the standard library, or the one in DIR
 	@exec $(BIN)/mouso demo $(if $(DIR),--dir "$(DIR)")
 
+# Many tests wait for leases and graces: three at a time keep two CPUs busy.
 test: lint servers ## lint, then every test suite (TESTS=path, ARGS=options for pytest)
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS) $(TESTS)
+	@$(BIN)/pytest -n 3 --dist loadgroup $(ARGS) $(TESTS)
 
 test-all: $(DEV) servers ## the test suites on Python 3.11, 3.12 and 3.13, where they are found
 	@$(BIN)/python -m tools.test_all $(ARGS)

@@ -56,8 +56,12 @@ class Ear(ServerEar):
         if not self._listens:
             return self._poll(min(timeout, _SLEEP))
         if self._connection is None:
-            if now < self._connect_at:
-                return self._poll(min(timeout, _AGAIN))
+            pause = self._connect_at - now
+            if pause > 0:
+                woken = self._poll(min(timeout, pause))
+                if woken is not Woken.TIMEOUT or timeout <= pause:
+                    return woken
+                now, timeout = now + pause, timeout - pause
             self._connect_at = now + _AGAIN
             try:
                 self._connection = self._link.connect(now + _CONNECT)
