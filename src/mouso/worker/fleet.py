@@ -283,7 +283,9 @@ class Fleet:
         if not (self._isolated.tasks or self._coroner.suspects or any(child.spare for child in self._brood.children)):
             return sum(child.room() for child in self._brood.children)  # as a rule
         suspects = len(self._coroner.suspects) + self._brood.suspects
-        room, exact = -suspects - len(self._isolated.waiting) - self._brood.alone, suspects or self._isolated.scarce
+        apart = suspects + len(self._isolated.waiting) + self._brood.alone
+        vacant = self.size * self._brood.concurrency - sum(child.slots for child in self._brood.regular())
+        room, exact = min(vacant - apart, 0), suspects or self._isolated.scarce
         for child in self._brood.children:
             room += min(child.room(), max(child.slots - len(child.leases), 0)) if exact else child.room()
         return max(room, 0)
