@@ -208,6 +208,16 @@ def hand_over(request: pytest.FixtureRequest, url: str) -> Iterator[Callable[[Co
     engine.dispose()
 
 
+def pays_once(server: PostgresServer, app: Mouso) -> None:
+    """Runs a job that fails at first: what it did and enqueued then is undone, and is there once in the end."""
+    handle = app.tasks["pay"].delay(7)
+    run_until_idle(app)
+    app.broker.promote(10)
+    run_until_idle(app)
+    assert handle.get(timeout=5) == 7
+    assert (orders(server), jobs(app), handle.record.attempts) == ([7], 1, 1)
+
+
 def test_a_job_that_ends_in_it(server: PostgresServer, app: Mouso, hand_over: Callable[[Context, int], Any]) -> None:
     @app.task(name="pay", backoff=lambda error, attempt: 0.0)
     def pay(ctx: Context, order: int) -> int:
@@ -217,12 +227,7 @@ def test_a_job_that_ends_in_it(server: PostgresServer, app: Mouso, hand_over: Ca
             raise Undone
         return order
 
-    handle = pay.delay(7)
-    run_until_idle(app)
-    app.broker.promote(10)
-    run_until_idle(app)
-    assert handle.get(timeout=5) == 7
-    assert (orders(server), jobs(app), handle.record.attempts) == ([7], 1, 1)
+    pays_once(server, app)
 
 
 @pytest.mark.parametrize("kind", ["psycopg", "connection", "session"])
@@ -245,12 +250,7 @@ def test_a_coroutine_that_ends_in_it(server: PostgresServer, app: Mouso, url: st
             raise Undone
         return order
 
-    handle = pay.delay(7)
-    run_until_idle(app)
-    app.broker.promote(10)
-    run_until_idle(app)
-    assert handle.get(timeout=5) == 7
-    assert (orders(server), jobs(app), handle.record.attempts) == ([7], 1, 1)
+    pays_once(server, app)
 
 
 def test_what_the_database_refuses_at_the_end_fails_the_job(server: PostgresServer, app: Mouso, url: str) -> None:

@@ -60,9 +60,9 @@ _LAST = 2.9
 """Seconds after the grace by which all else must be done: whoever stops a worker may kill it 3 s after the grace."""
 _GUARD = 0.3
 _FENCE, _FENCE_GRACE, _LAST_HOPE = 12.0, 2.0, 10.0
+"""Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _AFTER_OUTAGE = 3.0
 """Seconds after which a worker that had lost its lease looks whether others have lost theirs."""
-"""Of the 15 s that a lease holds, jobs get the last three to stop by themselves, or to be killed."""
 _FENCE_ALONE = 13.0
 """When children stop their jobs without being told."""
 _STEP = 1000
