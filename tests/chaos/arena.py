@@ -213,8 +213,8 @@ class Arena(Bench):
         """Kills the supervisor alone; its children see it and end."""
         at = worker.send(signal.SIGKILL)
         worker.wait()
-        supervisors = frozenset({worker.pid})
-        self.fault("a supervisor's death", at=at, until=at + _ORPHANS, supervisors=supervisors, limit=RESTART)
+        until, supervisors = at + _ORPHANS + self.slack, frozenset({worker.pid})
+        self.fault("a supervisor's death", at=at, until=until, supervisors=supervisors, limit=RESTART)
 
     def kill_worker(self, worker: Worker) -> None:
         """Kills the supervisor and all of its children at once."""
@@ -334,9 +334,10 @@ class Arena(Bench):
         """What the judge says; violations fail the test."""
         self._deaths.close()
         for line in self.lines("evil"):
-            until, pids = self._deaths.at.get(line.pid, math.inf) + 1.0, frozenset({line.pid})
-            details: dict[str, Any] = {"limit": self.evil_limit, "patience": SUSPECTS}
-            self.fault("a hostile job", at=line.at, until=until, pids=pids, kills=True, **details)
+            # Without an end: the process runs nothing any more after its death, of which only the earliest instant is
+            # known, which on a machine that stands still is seconds before.
+            details: dict[str, Any] = {"until": math.inf, "limit": self.evil_limit, "patience": SUSPECTS}
+            self.fault("a hostile job", at=line.at, pids=frozenset({line.pid}), kills=True, **details)
         rows = self._rows()
         case = Case(
             accepted=self.load.accepted,
