@@ -54,7 +54,21 @@ def replacement(app: Mouso, job_id: str, arguments: Mapping[str, Any]) -> bytes:
             raise ArgumentError(f"task {task.name} has no parameter {name!r:.80}; {closest(name, names)}".rstrip("; "))
     args, kwargs = from_json(task, given)
     payload = task.signature.encode(args, kwargs, job.codec, app.payload_limit)
+    if job.unique is not None:
+        _keep_key(app, task, job, payload)
     return payload if app.trust is None else app.trust.replace(job, payload)
+
+
+def _keep_key(app: Mouso, task: Task[..., Any], job: Job, payload: bytes) -> None:
+    """Refuses arguments that would belong to another key, where the key is made of them: it would lock out others."""
+    try:
+        made_of_them = job.unique == task.key_of(encoded_arguments(app, job), job.codec)
+    except (BadPayload, BadSignature, msgspec.MsgspecError):
+        return
+    if made_of_them and job.unique != task.key_of(payload, job.codec):
+        raise ArgumentError(
+            f"job {job.id} is unique by its arguments; enqueue {task.name} with the new ones and delete this job"
+        )
 
 
 def from_json(task: Task[..., Any], encoded: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:

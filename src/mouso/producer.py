@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from mouso.brokers.base import BATCH, Broker, Enqueued
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerError, BrokerUnavailable, JobRejected, OutcomeUnknown
+from mouso.errors import BrokerError, BrokerUnavailable, JobRejected, MousoError, OutcomeUnknown
 from mouso.job import Job
 
 if TYPE_CHECKING:
@@ -71,6 +71,22 @@ class _Entry:
         return self.enqueued
 
 
+class _Joined:
+    """A transaction that enqueues are part of. Tasks that were started meanwhile hold it too, and learn of its end.
+
+    Attributes:
+        connection: Its connection; None when it is over.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: object) -> None:
+        self.connection: object | None = connection
+
+
+_NOT_JOINED = _Joined(None)
+
+
 class Producer:
     """Hands jobs to a broker.
 
@@ -90,7 +106,7 @@ class Producer:
         self._sign = sign
         self.broker: Broker | None = None
         self.timeout = timeout
-        self._connection: ContextVar[object | None] = ContextVar("mouso_connection", default=None)
+        self._joined: ContextVar[_Joined] = ContextVar("mouso_joined", default=_NOT_JOINED)
         self._reset()
 
     def _reset(self) -> None:
@@ -102,16 +118,30 @@ class Producer:
 
     def join(self, connection: object) -> None:
         """Makes this producer's enqueues in this context part of a transaction, until it is called with None."""
-        self._connection.set(connection)
+        self._joined.get().connection = None
+        self._joined.set(_NOT_JOINED if connection is None else _Joined(connection))
 
     @contextmanager
     def joined(self, connection: object) -> Iterator[None]:
-        """Makes this producer's enqueues of the block part of the caller's transaction."""
-        token = self._connection.set(connection)
+        """Makes this producer's enqueues of the block part of the caller's transaction.
+
+        Raises:
+            MousoError: The block was left in another task than it was entered in.
+        """
+        joined = _Joined(connection)
+        token = self._joined.set(joined)
         try:
             yield
         finally:
-            self._connection.reset(token)
+            joined.connection = None
+            elsewhere = self._joined.get() is not joined
+            if not elsewhere:
+                self._joined.reset(token)
+        if elsewhere:
+            raise MousoError(
+                "enqueue_in() was entered in one task and left in another: what was enqueued in between is not part of"
+                " the transaction; use it in the function that enqueues"
+            )
 
     def submit(self, jobs: Sequence[Job], *, signed: bool = False, deadline: float | None = None) -> list[Enqueued]:
         """Enqueues jobs, all or none of each call to it up to 1,000; a longer list goes in batches of that size.
@@ -127,7 +157,7 @@ class Producer:
         """
         if self._sign is not None and not signed:
             jobs = [self._sign(job) for job in jobs]
-        connection = self._connection.get()
+        connection = self._joined.get().connection
         if connection is not None:
             return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=self.timeout)
         if len(jobs) > BATCH:
@@ -223,7 +253,7 @@ class Producer:
         """``submit`` for coroutines: does not block the loop, and shares round trips with its siblings."""
         if self._sign is not None:
             jobs = [self._sign(job) for job in jobs]  # here, or one that cannot be signed would fail its siblings
-        if self._connection.get() is not None:
+        if self._joined.get().connection is not None:
             return self.submit(jobs, signed=True)  # the caller's connection belongs to this thread
         if self._pid != os.getpid():
             self._reset()

@@ -213,14 +213,15 @@ class Call(Generic[P, R]):
             due=t.due,
             ttl=t.ttl,
             expires_at=t.expires_at,
-            unique=self._unique_key(payload) if t.unique == AUTO else t.unique,
+            unique=self.key_of(payload, t.codec) if t.unique == AUTO else t.unique,
             unique_scope=t.unique_scope,
             unique_period=t.unique_period,
             options=t.options,
         )
 
-    def _unique_key(self, payload: bytes) -> str:
-        trust, content = self._app.trust, self._task.signature.canonical(payload, self._template.codec)
+    def key_of(self, payload: bytes, codec: str) -> str:
+        """The unique key that ``unique=True`` makes of encoded arguments, before they are signed."""
+        trust, content = self._app.trust, self._task.signature.canonical(payload, codec)
         return unique_key(self._task.name, content, None if trust is None else trust.digest(content))
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from mouso import Context, Mouso, lifespan
 from mouso.brokers.base import Capabilities, JobFilter, Want
-from mouso.errors import BrokerUnavailable, CapabilityError, ConfigError, JobUnknown, OptionError
+from mouso.errors import BrokerUnavailable, CapabilityError, ConfigError, JobUnknown, MousoError, OptionError
 from mouso.events import Event
+from mouso.handle import JobHandle
 from mouso.job import new_id
 from tests.support import crowd
 
@@ -354,6 +355,46 @@ def test_jobs_never_existed_if_the_caller_rolls_back(sqlite: Mouso, file: Path) 
     assert sqlite.jobs() == []
     assert task.options(id="a", unique="k", queue="new").delay(1, 2).id == "a"
     assert [queue.name for queue in sqlite.queues()] == ["new"]
+
+
+def test_a_task_that_outlives_the_block_enqueues_for_itself(sqlite: Mouso, file: Path) -> None:
+    """It was started in the block, whose context it has a copy of."""
+    task = sqlite.task(add)
+
+    async def background(over: asyncio.Event) -> JobHandle[int]:
+        await over.wait()
+        return await task.adelay(5, 6)
+
+    async def request(connection: sqlite3.Connection) -> JobHandle[int]:
+        over = asyncio.Event()
+        with connection, sqlite.enqueue_in(connection):
+            await task.adelay(1, 2)
+            later = asyncio.create_task(background(over))
+            await asyncio.sleep(0)
+        over.set()
+        return await later
+
+    with closing(sqlite3.connect(file)) as connection:
+        handle = asyncio.run(request(connection))
+        assert not connection.in_transaction
+        assert handle.state == "available"
+    assert len(sqlite.jobs()) == 2
+
+
+def test_a_block_that_is_left_in_another_task_is_an_error(sqlite: Mouso, file: Path) -> None:
+    """As an asynchronous generator may be: what was enqueued in between was not part of it, so it must be said."""
+
+    async def generator(connection: sqlite3.Connection) -> AsyncIterator[None]:
+        with sqlite.enqueue_in(connection):
+            yield
+
+    async def main(connection: sqlite3.Connection) -> None:
+        block = generator(connection)
+        await asyncio.create_task(anext(block))  # type: ignore[arg-type]  # why: an awaitable, and a coroutine in fact
+        await anext(block, None)
+
+    with closing(sqlite3.connect(file)) as connection, pytest.raises(MousoError, match="entered in one task and left"):
+        asyncio.run(main(connection))
 
 
 def test_an_enqueue_opens_a_transaction_if_there_is_none(sqlite: Mouso, file: Path) -> None:
