@@ -132,7 +132,10 @@ class JobHandle(Generic[R]):
             if self.state is not JobState.RUNNING:
                 raise JobError(f"job {self.id} ended before its worker could tell where it was", self.id)
             time.sleep(_LOOK)
-        raise JobError(f"the worker of job {self.id} did not answer within {timeout}; is it alive?", self.id)
+        raise JobError(
+            f"the worker of job {self.id} did not answer within {seconds(timeout, 'timeout'):g} s; is it alive?",
+            self.id,
+        )
 
     # -- waiting
 
@@ -224,7 +227,8 @@ class JobHandle(Generic[R]):
         for update in self._app.broker.watch({self.id: None}, 0):
             if update.state is None or update.state.final:
                 return update
-        raise ResultTimeout(f"job {self.id} was not final within {timeout}; is a worker running?", self.id)
+        within = "" if timeout is None else f" within {seconds(timeout, 'timeout'):g} s"
+        raise ResultTimeout(f"job {self.id} was not final{within}; is a worker running?", self.id)
 
     def _value(self, *, propagate: bool) -> R:
         job = self.refresh().record

@@ -1,14 +1,15 @@
 """A store that is deleted or replaced under a running worker."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 
+from mouso import Mouso
 from mouso.errors import BrokerUnavailable
 from tests.integration.harness import Bench
-from tests.integration.snippets import SOUND, still_sound
+from tests.integration.snippets import PAUSES, SOUND, still_sound
 from tests.support import wait_until
 
 PARENT = """
@@ -97,6 +98,23 @@ def test_a_log_that_is_deleted_under_load_is_saved(bench: Bench) -> None:
         worker.destroy()
     assert len(jobs.app.jobs(state="scheduled")) == len(kept) == 100
     assert bench.sql("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_who_only_reads_goes_on_when_the_log_was_deleted(bench: Bench) -> None:
+    """A caller that waits, a listing: it need not write to find the new log, whether or not somebody else has."""
+    jobs = bench.app(PAUSES)
+    bench.worker(processes=1)
+    log = bench.folder / "jobs.db-wal"
+    handle = jobs.pause.delay(1, 2.0)
+    bench.wait_for("start")
+    reader = Mouso("reader", broker=bench.broker_url)
+    with closing(reader):
+        assert len(reader.jobs()) == 1
+        log.unlink()
+        assert handle.get(timeout=20) == 1
+        assert [str(job.state) for job in reader.jobs()] == ["completed"]
+        log.unlink()
+        assert [str(job.state) for job in reader.jobs()] == ["completed"], "nobody else has noticed it before"
 
 
 def enqueue(store: Callable[[], list[Any]]) -> list[Any]:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mouso.brokers.base import Exchange, Update
-from mouso.job import JobState, Outcome, Progress
+from mouso.clock import SYSTEM
+from mouso.job import JobState, Lease, Outcome, Progress
 from mouso.worker.pump import Broken, Pump
 
 
@@ -162,3 +163,30 @@ def test_news_that_come_while_others_are_reported_are_stored_before_what_their_j
 
 def ended(key: int) -> Outcome:
     return Outcome(key, 1, f"job-{key}", "work", "default", JobState.COMPLETED)
+
+
+def test_what_was_claimed_before_a_standstill_is_not_started() -> None:
+    """The lease has ended meanwhile, and others may run it: the store is asked who has what, and the rest goes back."""
+    now = SYSTEM.steady()
+    until = iter([now - 1, now + 60_000, now + 60_000, now + 60_000])
+    placed: list[object] = []
+    broker = Claims()
+
+    def fill(pump: Pump) -> None:
+        pump.leased_until = lambda: next(until)
+        pump._fleet.room = lambda: 1  # type: ignore[method-assign]  # why: a stand-in
+        pump._fleet.place = placed.append  # type: ignore[assignment]  # why: a stand-in
+        pump.look()
+
+    pumped(broker, fill)
+    assert placed[0] == [], "of the second exchange, which found nothing more"
+    assert broker.verbs[:3] == ["exchange", "reconcile", "exchange"]
+
+
+class Claims(Broker):
+    """Has one job."""
+
+    def exchange(self, worker: str, outcomes: list[Outcome], want: object) -> Exchange:
+        first = self.verbs.count("exchange") == 1
+        lease = Lease(1, 1, "id", "work", "default", b"{}", "json", 0, 0, 0, 0, None, None)
+        return Exchange(leases=[lease] if first else [])

@@ -12,7 +12,7 @@ import pytest
 from mouso import Mouso
 from mouso.job import Charge, JobState, Lease, Outcome
 from mouso.worker import WorkerOptions, reload
-from mouso.worker.executor import Executor
+from mouso.worker.executor import Executor, Run
 from mouso.worker.reload import Watch, folders, forget_compiled, stamps
 
 
@@ -193,6 +193,22 @@ def test_a_job_of_a_task_that_is_not_there_goes_back() -> None:
     app = Mouso("reload", broker="memory://reload")
     executor = Executor(app, "0" * 16, lambda context, what: None)
     outcome = executor.prepare(Lease(7, 3, "a", "gone", "default", b"{}", "json", 0, 0, 0, 0, None, None))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.state, outcome.charge) == (JobState.AVAILABLE, Charge.RELEASE)
+
+
+def test_a_job_that_came_long_ago_goes_back() -> None:
+    """This process stood still meanwhile: another worker may run it by now."""
+    app = Mouso("reload", broker="memory://reload")
+
+    @app.task(name="work")
+    def work() -> None:
+        return None
+
+    executor = Executor(app, "0" * 16, lambda context, what: None)
+    lease = Lease(7, 3, "a", "work", "default", b"{}", "json", 0, 0, 0, 0, None, None)
+    assert isinstance(executor.prepare(lease, waited=4.0), Run)
+    outcome = executor.prepare(lease, waited=16.0)
     assert isinstance(outcome, Outcome)
     assert (outcome.state, outcome.charge) == (JobState.AVAILABLE, Charge.RELEASE)
 

@@ -32,6 +32,9 @@ from mouso.task import Task
 from mouso.worker.meter import FINE, NO_METER, Meter
 from mouso.worker.outcomes import controlled, describe, failure, outcome_of, release
 
+_MOST_WAITED = 5.0
+"""Seconds after which a job that has not begun does not begin here: it waits a quarter of one at most, unless this
+process stood still, and then another worker may run it by now."""
 _MANY = 1 << 53
 _STALE = 0.005
 
@@ -137,11 +140,13 @@ class Executor:
         """Everything before the function is called.
 
         Args:
-            waited: Seconds since the claim.
+            waited: Seconds since it came.
 
         Returns:
             The run, or its outcome if it cannot start.
         """
+        if waited > _MOST_WAITED:
+            return release(lease)
         if lease.ttl is not None and waited * 1000 >= lease.ttl:
             return outcome_of(lease, JobState.EXPIRED, reason="expired")
         task = self._app.tasks.get(lease.task)

@@ -217,6 +217,7 @@ class Supervisor:
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
         self._pump.connect(self._line, self._fleet)
+        self._pump.leased_until = lambda: self._renewed + _FENCE * 1000
         self._pump.metrics = self._vitals.metrics
         self._vitals.joined(self._line, self._info, lambda: self._renewed)
         log.info(
@@ -332,20 +333,30 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=0.5)
+        answered = False
         try:
             async with asyncio.timeout(end - SYSTEM.monotonic()):
-                with contextlib.suppress(Broken):
-                    await self._line.call(self._line.broker.retire, self._id)
+                answered = await self._retire()
                 await asyncio.to_thread(self._line.close)
         except TimeoutError:
             self.hung = True
         if not settled:
             log.error("the broker did not take the last outcomes; the jobs will run again")
-        if not settled or self.hung or self._line.down_since is not None:
+        if not (settled and answered) or self.hung:
             log.error("the broker did not answer at the end; this worker ends with exit code %d", EXIT_CODE)
             return EXIT_CODE
         log.info("stopped")
         return self._code
+
+    async def _retire(self) -> bool:
+        """Leaves the broker; returns whether it has taken notice."""
+        for pause in (0.1, 0.2, 0.0):
+            try:
+                await self._line.call(self._line.broker.retire, self._id)
+                return True
+            except Broken:
+                await asyncio.sleep(pause)
+        return False
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> bool:
         while not condition():

@@ -168,6 +168,17 @@ class Store:
             f"{log} was deleted while it was in use; what it held is saved. Nothing was stored now, try again"
         )
 
+    def _reopen(self) -> None:
+        """Lets a process that only reads go on with the new log, too."""
+        with self._writing:
+            self._check_file()
+            try:
+                self._save_log()
+            except BrokerUnavailable:
+                if self._writer is not None:  # it is not saved yet
+                    raise
+        self.open()
+
     @contextmanager
     def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
         """A write transaction: committed at the end of the block, rolled back if it raises.
@@ -227,6 +238,8 @@ class Store:
     def read(self) -> Iterator[sqlite3.Connection]:
         """A read transaction: all statements of the block see one state of the file."""
         self.open()
+        if self._log_file is not None and _identity(self.path + "-wal") != self._log_file:
+            self._reopen()
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
