@@ -9,10 +9,15 @@ import pytest
 
 from tests import leaks
 from tests.servers.postgres import PostgresServer
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-SERVERS: dict[str, Callable[[Path], Server]] = {"redis": RedisServer, "postgres": lambda folder: PostgresServer()}
+SERVERS: dict[str, Callable[[Path], Server]] = {
+    "redis": RedisServer,
+    "postgres": lambda folder: PostgresServer(),
+    "rabbitmq": RabbitServer,
+}
 EVERY = ("sqlite", *SERVERS)
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from inspect import isawaitable
 from typing import TypeVar, overload
 
@@ -63,11 +65,15 @@ def _too_late(condition: object, message: str, timeout: float, value: object) ->
 
 
 def free_port() -> int:
-    """Returns a TCP port of the loopback interface that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a TCP port of the loopback interface that nothing uses at this moment.
+
+    It is none of those that the system gives to connections, one of which might take it before a server has started.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def crowd() -> float:

@@ -17,6 +17,8 @@ PACKAGES: Mapping[str, str] = {
     "postgres": "postgresql",
     "initdb": "postgresql",
     "pgbouncer": "pgbouncer",
+    "rabbitmq-server": "rabbitmq-server",
+    "epmd": "rabbitmq-server",
 }
 """Each program, and the package of Debian that has it."""
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -24,8 +26,11 @@ _MINUTES = 10
 
 
 def find(program: str) -> str | None:
-    """The path of a server's program, which Debian may keep out of ``$PATH``; the newest version of several."""
-    folders = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+    """The path of a server's program, which Debian may keep out of ``$PATH``; the newest version of several.
+
+    In ``/usr/sbin`` Debian has a rabbitmq-server that changes the user; the one that does not comes first.
+    """
+    folders = ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
     return shutil.which(program, path=os.pathsep.join([*map(str, versions), *folders]))
 

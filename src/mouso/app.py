@@ -79,6 +79,7 @@ class Mouso:
         name: For people; shown by the tools.
         broker: URL of the store of jobs. Default: ``$MOUSO_BROKER``, else ``sqlite:///mouso.db`` beside the nearest
             ``pyproject.toml`` or ``.git`` at or above the calling module, else in the current directory.
+        store: URL of what remembers the jobs, for RabbitMQ, which only carries them; the other brokers are stores.
         backend: Accepted for Celery's sake and not used: results live in the broker.
         payload_limit: Most bytes of encoded arguments, and of a result.
         keep_finished: How long results and other finished jobs are kept.
@@ -106,6 +107,7 @@ class Mouso:
         name: str = "app",
         broker: str | None = None,
         *,
+        store: str | None = None,
         backend: str | None = None,
         payload_limit: int = 1 << 20,
         keep_finished: Duration = "24h",
@@ -124,8 +126,8 @@ class Mouso:
     ) -> None:
         self.name = name
         caller = sys._getframe(1).f_globals.get("__name__")
-        url = default_broker_url(caller) if broker is None else broker
-        self.broker_url = str(BrokerURL.parse(url))
+        parsed = BrokerURL.parse(default_broker_url(caller) if broker is None else broker)
+        self.broker_url = str(parsed if store is None else parsed.with_store(store))
         if not isinstance(payload_limit, int) or payload_limit < 1:
             raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
         self.payload_limit = payload_limit
@@ -143,8 +145,7 @@ class Mouso:
                 max_finished=max_finished,
                 max_dead=max_dead,
             )
-            timeout = millis(enqueue_timeout, "enqueue_timeout") / 1000
-            validity = millis(signed_for, "signed_for")
+            timeout, validity = millis(enqueue_timeout, "enqueue_timeout") / 1000, millis(signed_for, "signed_for")
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.tasks: dict[str, Task[..., Any]] = {}

@@ -38,26 +38,28 @@ _SWITCH = _one_of("on", "off")
 _TEXT = _Values(".+", "is empty")
 _FILE = _Values(".+", "names no file")
 _NUMBER = _Values("[0-9]{1,2}", "is no whole number from 0 to 99")
+_STORE = _Values(r"(?!amqps?:)[a-z+]+://.*", "is no URL of a store, such as postgresql://localhost/jobs")
 _NAME = _Values(r"[A-Za-z0-9_.-]{1,64}", "is no name of 1 to 64 letters, digits, '_', '.' and '-'")
 
 _REDIS = {"namespace": _NAME, "wait": _NUMBER, "eviction": _one_of("refuse", "allow")}
-_REDIS_TLS = {
+_TLS = {
     "ssl_ca_certs": _FILE,
     "ssl_certfile": _FILE,
     "ssl_keyfile": _FILE,
     "ssl_cert_reqs": _one_of("required", "none"),
     "ssl_check_hostname": _one_of("true", "false"),
 }
+_RABBIT = {"namespace": _NAME, "store": _STORE}
 _SENTINEL = {"sentinel_username": _TEXT, "sentinel_password": _TEXT}
 
 PARAMETERS: Mapping[str, Mapping[str, _Values]] = {
     "sqlite": {"synchronous": _one_of("full", "normal")},
     "redis": _REDIS,
-    "rediss": {**_REDIS, **_REDIS_TLS},
+    "rediss": {**_REDIS, **_TLS},
     "redis+sentinel": {**_REDIS, **_SENTINEL},
-    "rediss+sentinel": {**_REDIS, **_REDIS_TLS, **_SENTINEL},
+    "rediss+sentinel": {**_REDIS, **_TLS, **_SENTINEL},
     "redis+cluster": _REDIS,
-    "rediss+cluster": {**_REDIS, **_REDIS_TLS},
+    "rediss+cluster": {**_REDIS, **_TLS},
     "postgresql": {
         "schema": _Values(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", "is no name of a schema"),
         "notify": _SWITCH,
@@ -75,6 +77,8 @@ PARAMETERS: Mapping[str, Mapping[str, _Values]] = {
         "channel_binding": _one_of("disable", "prefer", "require"),
         "target_session_attrs": _one_of("any", "read-write", "primary", "prefer-standby"),
     },
+    "amqp": _RABBIT,
+    "amqps": {**_RABBIT, **_TLS},
     "memory": {},
 }
 """The parameters of each scheme."""
@@ -88,9 +92,10 @@ _ALIASES = {
     "sentinel": "redis+sentinel",
     "postgres": "postgresql",
     "postgresql+psycopg": "postgresql",
+    "pyamqp": "amqp",
+    "rabbitmq": "amqp",
 }
-_PLANNED = {"amqp", "amqps"}
-_PORTS = {"sentinel": 26379, "redis": 6379, "postgresql": 5432}
+_PORTS = {"sentinel": 26379, "redis": 6379, "postgresql": 5432, "amqp": 5672, "amqps": 5671}
 _ESCAPE = "write @ : / ? # % in a user, password or parameter as %40 %3A %2F %3F %23 %25"
 
 
@@ -99,7 +104,8 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: For SQLite the file; for memory the store's name; for Redis the number of the database, or with Sentinel
-            ``service`` or ``service/number``; for PostgreSQL the name of the database.
+            ``service`` or ``service/number``; for PostgreSQL the name of the database; for RabbitMQ the virtual host,
+            empty for ``/``.
         params: Query parameters with checked names and values.
         hosts: Names or addresses, each with its port.
     """
@@ -129,6 +135,18 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         """The URL for messages, logs and pages: without its password."""
         return redact(str(self))
 
+    def with_store(self, store: str) -> BrokerURL:
+        """The same with the URL of a store, for RabbitMQ.
+
+        Raises:
+            ConfigError: This broker needs none, it has one already, or that is none.
+        """
+        if "store" not in PARAMETERS[self.scheme]:
+            raise ConfigError(f"{self.shown} is a store by itself; leave out store=")
+        if "store" in self.params:
+            raise ConfigError(f"the broker URL {self.shown!r} names a store already; leave out store=")
+        return BrokerURL.parse(f"{self}{'&' if self.params else '?'}store={quote(store, safe='')}")
+
     @property
     def server(self) -> str:
         """The servers alone, for messages: ``redis://127.0.0.1:6379``."""
@@ -150,8 +168,6 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         if not sep:
             raise ConfigError(f"the broker URL {shown!r} has no scheme; write for example sqlite:///mouso.db")
         scheme = _ALIASES.get(scheme.lower(), scheme.lower())
-        if scheme in _PLANNED:
-            raise ConfigError(f"this version of Mouso has no broker for {scheme}:// yet; use sqlite:///mouso.db")
         if scheme not in SCHEMES:
             hint = closest(scheme, SCHEMES)
             raise ConfigError(
@@ -184,15 +200,17 @@ def _server(scheme: str, target: str, params: dict[str, str], shown: str) -> Bro
     login, _, rest = target.rpartition("@")
     user, _, password = login.partition(":")
     authority, _, path = rest.partition("/")
-    kind = "sentinel" if scheme.endswith("+sentinel") else "postgresql" if scheme == "postgresql" else "redis"
+    kind = "sentinel" if scheme.endswith("+sentinel") else scheme if scheme in _PORTS else "redis"
     hosts = tuple(_hosts(authority, kind, shown)) if authority else ()
     if not hosts and kind != "postgresql":
         hosts = (("localhost", _PORTS[kind]),)
     if len(hosts) > 1 and scheme in ("redis", "rediss"):
         raise ConfigError(f"the URL {shown!r} names several servers; use {scheme}+sentinel:// or {scheme}+cluster://")
+    if "store" in params:
+        params["store"] = str(BrokerURL.parse(params["store"]))
     found = BrokerURL(
         scheme=scheme,
-        path=unquote(path),
+        path="" if kind.startswith("amqp") and path == "/" else unquote(path),
         params=params,
         user=unquote(user),
         password=unquote(password),
@@ -218,7 +236,7 @@ def _hosts(authority: str, kind: str, shown: str) -> Iterator[tuple[str, int]]:
 
 def _check_path(url: BrokerURL, kind: str, shown: str) -> None:
     number = url.path
-    if kind == "postgresql":
+    if kind in ("postgresql", "amqp", "amqps"):
         return
     if kind == "sentinel":
         service, _, number = url.path.partition("/")
@@ -263,7 +281,10 @@ def redact(url: str) -> str:
         scheme, rest = "", str(url)
     if not rest.startswith("/"):  # else there is no authority, so no user and no password in it
         rest = re.sub(r"^([^:@]*:).*@", r"\1***@", rest, flags=re.DOTALL)
-    return _SECRETS.sub(r"\1***", f"{scheme}{sep}{rest}")
+    whole = re.sub(
+        r"(?<=[?&]store=)[^&]*", lambda store: quote(redact(unquote(store[0])), safe="/:*"), f"{scheme}{sep}{rest}"
+    )
+    return _SECRETS.sub(r"\1***", whole)
 
 
 def quote_path(path: str) -> str:

@@ -36,6 +36,8 @@ from tests.docs.markdown import ROOT, blocks, pages
 DOCS = ROOT / "docs"
 GLOSSARY = ROOT / "GLOSSARY.md"
 SHIPPED = {
+    "amqp",
+    "amqps",
     *("memory", "sqlite", "postgresql"),
     *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
 }

@@ -19,7 +19,7 @@ class Effects:
     """
 
     def __init__(self, bench: Bench) -> None:
-        self._url = bench.broker_url
+        self._url = BrokerURL.parse(bench.broker_url).params.get("store", bench.broker_url)  # where there are tables
         postgres = not self._url.startswith("sqlite")
         table = f"{BrokerURL.parse(self._url).params['schema']}.effects" if postgres else "effects"
         marks = "%s, %s" if postgres else "?, ?"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from mouso.brokers import Broker
+from mouso.brokers import Broker, connect
 from mouso.brokers.base import Command, JobFilter, JobUpdate, Retention, Update, Want, WorkerInfo
 from mouso.brokers.memory import MemoryBroker
 from mouso.brokers.postgres import PostgresBroker
@@ -40,6 +40,7 @@ from mouso.job import (
 from mouso.testing.clock import FakeClock
 from mouso.urls import BrokerURL
 from tests.servers.postgres import PostgresServer
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
@@ -384,6 +385,20 @@ class PostgresHistory(History):
         return PostgresBroker(BrokerURL.parse(f"{self.server.url}?notify=off"), clock=self.clock)
 
 
+class RabbitHistory(History):
+    """With a store in a file for each history."""
+
+    server: RabbitServer
+
+    @classmethod
+    def serve(cls, folder: Path) -> AbstractContextManager[Server]:
+        cls.server = RabbitServer(folder)
+        return cls.server
+
+    def make(self, folder: Path) -> Broker:
+        return connect(f"{self.server.alone}?store=sqlite:///{folder}/jobs.db", clock=self.clock)
+
+
 @pytest.mark.parametrize(
     ("history", "times"),
     [
@@ -391,6 +406,7 @@ class PostgresHistory(History):
         (SQLiteHistory, 300),
         (RedisHistory, 100),
         (PostgresHistory, 40),
+        (RabbitHistory, 20),
     ],
 )
 @pytest.mark.timeout(600)

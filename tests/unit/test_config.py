@@ -112,7 +112,11 @@ def test_a_url_of_servers(url: str, user: str, password: str, hosts: tuple[tuple
         ("postgresql://u:secret@no.such.host:abc/db", "the port 'abc'"),
         ("postgresql://u:secret@::1:5432/db", "an IPv6 address stands in brackets, as [::1]:5432"),
         ("postgresql://u:secret@h/db?password=secret&schema=a b", "is no name of a schema"),
-        ("amqp://u:secret@[::1]:0//", "no broker for amqp:// yet"),
+        ("amqp://u:secret@[::1]:0//", "the port '0'"),
+        ("amqp://u:secret@h//?store=amqp://h", "is no URL of a store"),
+        ("amqp://u:secret@h//?store=postgresql://u:secret%40h:x/db", "the port 'x'"),
+        ("amqp://u:secret@h//?store=redis://:secret%40h/x", "the database 'x'"),
+        ("amqp://u:secret@h//?priority=1", "unknown parameter 'priority'"),
         ("http://u:secret@h/", "no broker is called 'http'"),
     ],
 )
@@ -141,10 +145,30 @@ def test_a_url_that_is_no_text(url: object) -> None:
         ("x://u:a\nb@h", "x://u:***@h"),
         ("sqlite:////a:b@c", "sqlite:////a:b@c"),
         ("redis://h:1/0", "redis://h:1/0"),
+        (
+            "amqp://u:pw@h//?store=postgresql://v:pw%40g/db%3Fpassword%3Dpw&namespace=x",
+            "amqp://u:***@h//?store=postgresql://v:***%40g/db%3Fpassword%3D***&namespace=x",
+        ),
     ],
 )
 def test_redact(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_rabbitmq_and_its_store() -> None:
+    url = BrokerURL.parse("pyamqp://guest:pw@localhost//").with_store("postgres://u:pw@db/shop?schema=a")
+    assert (url.scheme, url.path, url.hosts) == ("amqp", "", (("localhost", 5672),))
+    assert url.params == {"store": "postgresql://u:pw@db:5432/shop?schema=a"}
+    assert BrokerURL.parse(str(url)) == url
+    assert "pw" not in url.shown
+    assert BrokerURL.parse("amqp://a,b:1/shop").path == "shop"
+    assert Mouso(broker="amqp://h", store="sqlite:///x.db").broker_url == "amqp://h:5672/?store=sqlite:///x.db"
+    with pytest.raises(ConfigError, match="a store by itself; leave out store="):
+        Mouso(broker="sqlite:///x.db", store="sqlite:///y.db")
+    with pytest.raises(ConfigError, match="names a store already"):
+        Mouso(broker="amqp://h?store=sqlite:///x.db", store="sqlite:///y.db")
+    with pytest.raises(ConfigError, match="carries jobs and remembers none; name a store as well"):
+        _ = Mouso(broker="amqp://h").broker
 
 
 # -- the default broker ----------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
     """Makes the broker that a URL names; nothing is opened yet.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name``
-            or ``memory://name``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name``,
+            ``amqp://host/vhost?store=`` and another one, or ``memory://name``.
         clock: For tests.
         create: Whether a SQLite file that is not there is made at the first use.
 
@@ -31,14 +31,29 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
         from mouso.brokers.sqlite import SQLiteBroker
 
         return SQLiteBroker(parsed, clock=clock, create=create)
-    extra = "postgres" if parsed.scheme == "postgresql" else "redis"
+    extra = {"postgresql": "postgres", "amqp": "rabbitmq", "amqps": "rabbitmq"}.get(parsed.scheme, "redis")
     try:
-        if extra == "postgres":
-            from mouso.brokers.postgres import PostgresBroker
-
-            return PostgresBroker(parsed, clock=clock)
-        from mouso.brokers.redis import RedisBroker
+        return _server(parsed, extra, clock, create)
     except ImportError as error:  # psycopg raises it itself where libpq is missing
         needed = error.name or "libpq"
         raise ConfigError(f"{parsed.shown} needs the package {needed!r}; pip install 'mouso[{extra}]'") from error
-    return RedisBroker(parsed, clock=clock)
+
+
+def _server(url: BrokerURL, extra: str, clock: Clock, create: bool) -> Broker:
+    """The broker on a server, whose client is imported only here."""
+    if extra == "postgres":
+        from mouso.brokers.postgres import PostgresBroker
+
+        return PostgresBroker(url, clock=clock)
+    if extra == "rabbitmq":
+        from mouso.brokers.rabbitmq import RabbitBroker
+
+        if "store" not in url.params:
+            raise ConfigError(
+                f"{url.shown} carries jobs and remembers none; name a store as well, such as"
+                ' Mouso(broker="amqp://…", store="postgresql://localhost/jobs")'
+            )
+        return RabbitBroker(url, connect(url.params["store"], clock=clock, create=create))
+    from mouso.brokers.redis import RedisBroker
+
+    return RedisBroker(url, clock=clock)

@@ -1,0 +1,278 @@
+"""A connection to RabbitMQ that is made again whenever it is lost, and the thread that owns it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pika
+from pika import exceptions
+from pika.adapters.select_connection import IOLoop, SelectConnection
+
+from mouso.clock import SYSTEM
+from mouso.config import one_line
+from mouso.errors import ConfigError
+from mouso.urls import BrokerURL
+
+log = logging.getLogger("mouso.brokers.rabbitmq")
+_THREAD = "mouso-rabbitmq"
+for _name in [name for name in logging.root.manager.loggerDict if name.startswith("pika")]:
+    # It writes ten lines about each attempt to connect, some as errors; what matters of them is said here.
+    logging.getLogger(_name).addFilter(lambda record: record.threadName != _THREAD)
+
+_PAUSE = (0.05, 1.0)
+_CONNECT = 3.0
+_HEARTBEAT = 10
+"""Seconds; after two of silence the connection is taken for lost."""
+_REFUSED = frozenset({403, 530})
+"""Reply codes: access refused; not allowed, as when there is no such virtual host."""
+
+
+class Outage:
+    """Says once when a server is gone and once when it is back, of all connections to it together.
+
+    Args:
+        server: For people.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._down: dict[object, float] = {}
+
+    def begins(self, link: object, why: str) -> None:
+        """A connection has gone, or is not to be had."""
+        with self._lock:
+            if not self._down:
+                log.warning(
+                    "%s does not answer (%s); until it does, workers look for jobs once a second", self._server, why
+                )
+            self._down.setdefault(link, SYSTEM.monotonic())
+
+    def ends(self, link: object, *, back: bool = True) -> None:
+        """There is a connection again, or none is wanted any more."""
+        with self._lock:
+            since = self._down.pop(link, None)
+            if back and since is not None and not self._down:
+                log.info("%s answers again after %.1f s", self._server, SYSTEM.monotonic() - since)
+
+
+class Link:
+    """One connection. Its thread starts with the first ``soon`` and ends with ``close``.
+
+    Args:
+        outage: Is told when there is none.
+        use: Called on the thread with each new connection.
+        lost: Called on the thread when it has gone.
+
+    Attributes:
+        up: Whether there is a connection now.
+        refused: Why the server will not have this user; None as long as it has not said so.
+        why: Why there is no connection, for people.
+        version: The server's, once it is known.
+    """
+
+    def __init__(
+        self, url: BrokerURL, outage: Outage, use: Callable[[SelectConnection], None], lost: Callable[[], None]
+    ) -> None:
+        self._url = url
+        self._outage = outage
+        self._use, self._lost = use, lost
+        self._starting = threading.Lock()
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """Begins anew; what a parent process had is the parent's."""
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._loop: Any = None
+        self._connection: SelectConnection | None = None
+        self._leaving = False
+        self._turn = random.randrange(len(self._url.hosts))
+        self._pause = _PAUSE[0]
+        self._tried = threading.Event()
+        self.up = False
+        self.refused: ConfigError | None = None
+        self.why = "it was not tried yet"
+        self.version = ""
+
+    @property
+    def tried(self) -> bool:
+        """Whether a first attempt to connect has ended, or none was made."""
+        return self._thread is None or self._tried.is_set()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it belongs to a process of which this one is a fork."""
+        return self._pid != os.getpid()
+
+    def start(self) -> None:
+        """Starts to connect, if that was not done."""
+        with self._starting:
+            if self.inherited:
+                self._fresh()
+            if self._thread is None:
+                self._loop = IOLoop()
+                self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
+                self._thread.start()
+
+    def wait_tried(self, timeout: float) -> bool:
+        """Waits until the first attempt to connect has ended; returns whether there is a connection."""
+        self.start()
+        self._tried.wait(timeout)
+        return self.up
+
+    def soon(self, step: Callable[[], None]) -> None:
+        """Lets the thread do something."""
+        self.start()
+        self._loop.add_callback_threadsafe(step)
+
+    def close(self, patience: float = 1.0) -> None:
+        """Closes the connection in good order, within so many seconds, and ends the thread."""
+        with self._starting:
+            self._outage.ends(self, back=False)
+            thread = self._thread
+            if thread is None or self.inherited:
+                return
+            self._loop.add_callback_threadsafe(self._leave)
+            thread.join(patience)
+            if thread.is_alive():  # the server does not answer
+                self._loop.add_callback_threadsafe(self._abort)
+                thread.join(patience)
+            self._fresh()
+
+    # -- on the thread
+
+    def _run(self) -> None:
+        loop = self._loop
+        self._connect()
+        try:
+            loop.start()
+        except AssertionError:  # of pika 1.4, when it is to end an attempt to connect
+            if not self._leaving:
+                raise
+        finally:
+            self.up = False
+            loop.close()
+
+    def _connect(self) -> None:
+        if self._leaving:
+            return
+        hosts = self._url.hosts
+        self._turn = (self._turn + 1) % len(hosts)
+        try:
+            self._connection = SelectConnection(
+                _parameters(self._url, hosts[self._turn]),
+                on_open_callback=self._opened,
+                on_open_error_callback=self._failed,
+                on_close_callback=self._closed,
+                custom_ioloop=self._loop,
+            )
+        except (OSError, ssl.SSLError) as error:  # a file of certificates that is not there
+            self._failed(None, error)
+
+    def _opened(self, connection: SelectConnection) -> None:
+        if self._leaving:
+            connection.close()
+            return
+        self.up, self.refused, self.why, self._pause = True, None, "", _PAUSE[0]
+        self.version = str((connection.server_properties or {}).get("version", ""))
+        self._outage.ends(self)
+        self._use(connection)
+        self._tried.set()
+
+    def _failed(self, connection: object, error: BaseException) -> None:
+        """There is no connection, or none any more."""
+        if self._leaving:
+            self._stop()
+            return
+        self.up, self._connection = False, None
+        self.why, refused = _explain(error)
+        if refused:
+            self.refused = ConfigError(f"{self._url.shown}: the server refuses it: {self.why}")
+        self._outage.begins(self, self.why)
+        self._tried.set()
+        self._loop.call_later(self._pause * random.uniform(0.5, 1.0), self._connect)
+        self._pause = min(self._pause * 2, _PAUSE[1])
+
+    def _closed(self, connection: object, error: BaseException) -> None:
+        if not self._leaving:
+            self._lost()
+        self._failed(connection, error)
+
+    def _leave(self) -> None:
+        self._leaving = True
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            self._stop()
+        elif connection.is_open:
+            connection.close()  # one that is about to be opened is closed then
+
+    def _abort(self) -> None:
+        if self._connection is not None and not self._connection.is_closed:
+            transport = self._connection._transport  # of one that is closing, and whose server does not answer
+            if transport is not None:
+                transport.abort()
+            else:
+                self._connection.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        """Ends the loop in its next turn: in this one it may have a socket to close."""
+        self._loop.add_callback_threadsafe(self._loop.stop)
+
+
+def _parameters(url: BrokerURL, host: tuple[str, int]) -> pika.ConnectionParameters:
+    options: dict[str, Any] = {}
+    if url.scheme == "amqps":
+        options["ssl_options"] = pika.SSLOptions(_tls(url), host[0])
+    if url.user or url.password:
+        options["credentials"] = pika.PlainCredentials(url.user, url.password, erase_on_connect=True)
+    return pika.ConnectionParameters(
+        host=host[0],
+        port=host[1],
+        virtual_host=url.path or "/",
+        heartbeat=_HEARTBEAT,
+        connection_attempts=1,
+        socket_timeout=_CONNECT,
+        stack_timeout=2 * _CONNECT,
+        client_properties={"connection_name": f"mouso {os.getpid()}"},
+        tcp_options={"TCP_USER_TIMEOUT": 1000 * _HEARTBEAT},
+        **options,
+    )
+
+
+def _tls(url: BrokerURL) -> ssl.SSLContext:
+    given = url.params
+    context = ssl.create_default_context(cafile=given.get("ssl_ca_certs"))
+    if given.get("ssl_check_hostname") == "false" or given.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+    if given.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in given:
+        context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"))
+    return context
+
+
+def _explain(error: BaseException) -> tuple[str, bool]:
+    """What went wrong, in a line, and whether the server will say the same the next time."""
+    while (inner := _inner(error)) is not None:
+        error = inner
+    if isinstance(error, (exceptions.ProbableAuthenticationError, exceptions.AuthenticationError)):
+        return "user or password are wrong", True
+    if isinstance(error, exceptions.ProbableAccessDeniedError):
+        return "this user may not use this virtual host, or there is none of that name", True
+    if isinstance(error, exceptions.ConnectionClosed):
+        return error.reply_text, error.reply_code in _REFUSED
+    return one_line(error) or type(error).__name__, False
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """What an error of pika's is about: it wraps the system's several times."""
+    found = getattr(error, "exceptions", None) or [getattr(error, "exception", None), *error.args]
+    return next((one for one in reversed(found) if isinstance(one, BaseException)), None)

@@ -1,0 +1,198 @@
+"""What a RabbitMQ server can do to the bell, and that jobs run all the same."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pika
+import pytest
+
+from mouso import Mouso
+from mouso.brokers import connect
+from mouso.errors import ConfigError
+from tests.integration.harness import Bench
+from tests.integration.snippets import PAUSES, SOUND
+from tests.integration.test_redis_trouble import all_done, load
+from tests.servers.rabbitmq import RabbitServer
+from tests.support import wait_until
+
+DOWN, UP = "does not answer (", "answers again after"
+QUICK = 1.0
+"""Seconds that an enqueue may take on a slow machine: it does not wait for RabbitMQ."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RabbitServer]:
+    (tmp_path / "rabbitmq").mkdir()
+    with RabbitServer(tmp_path / "rabbitmq") as server:
+        yield server
+
+
+@pytest.fixture
+def bench(tmp_path: Path, server: RabbitServer) -> Iterator[Bench]:
+    with closing(Bench(tmp_path, server.url)) as made:
+        yield made
+
+
+def test_the_server_is_gone_and_comes_back(bench: Bench, server: RabbitServer) -> None:
+    """Jobs run without it, found by looking; the log has a line when it goes and one when it is back."""
+    jobs = bench.app(PAUSES)
+    worker = bench.worker()
+    with load(jobs).going() as producer:
+        wait_until(lambda: len(bench.history("end")) > 50)
+        server.kill()
+        wait_until(lambda: DOWN in worker.log)
+        count = len(bench.history("end"))
+        wait_until(lambda: len(bench.history("end")) > count + 50)
+        server.start()
+        wait_until(lambda: UP in worker.log)
+        count = len(bench.history("end"))
+        wait_until(lambda: len(bench.history("end")) > count + 50)
+    all_done(bench, producer.accepted)
+    assert worker.log.count(DOWN) == worker.log.count(UP)
+    assert "Traceback" not in worker.log
+    assert "pika" not in worker.log
+
+
+def test_a_server_that_was_never_there(tmp_path: Path) -> None:
+    """An enqueue does not wait for it, the tenth as little as the first."""
+    url = f"amqp://127.0.0.1:1/?store=sqlite:///{tmp_path}/jobs.db"
+    with closing(Bench(tmp_path, url)) as bench:
+        jobs = bench.app(SOUND)
+        bench.worker()
+        times, handles = [], []
+        for number in range(10):
+            began = time.monotonic()
+            handles.append(jobs.sound.delay(number))
+            times.append(time.monotonic() - began)
+        assert max(times) < QUICK
+        assert [handle.get(timeout=20) for handle in handles] == list(range(10))
+
+
+def test_a_server_short_of_memory_holds_up_nobody(bench: Bench, server: RabbitServer) -> None:
+    """It takes nothing from those who publish: rings are lost, jobs and enqueues are not."""
+    jobs = bench.app(SOUND)
+    worker = bench.worker()
+    assert jobs.sound.delay(3).get(timeout=20) == 3
+    server.control("set_vm_memory_high_watermark", "0")
+    for number in range(10):
+        began = time.monotonic()
+        handle = jobs.sound.delay(number)
+        assert time.monotonic() - began < QUICK
+        assert handle.get(timeout=20) == number
+    server.control("set_vm_memory_high_watermark", "0.4")
+    assert jobs.sound.delay(7).get(timeout=20) == 7
+    assert worker.alive
+
+
+def test_a_frozen_server_holds_up_nobody(bench: Bench, server: RabbitServer) -> None:
+    jobs = bench.app(SOUND)
+    bench.worker()
+    assert jobs.sound.delay(3).get(timeout=20) == 3
+    server.freeze()
+    try:
+        for number in range(5):
+            began = time.monotonic()
+            handle = jobs.sound.delay(number)
+            assert time.monotonic() - began < QUICK
+            assert handle.get(timeout=20) == number
+    finally:
+        server.thaw()
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("nobody:secret@127.0.0.1:{port}/", "user or password are wrong"),
+        ("guest:secret@127.0.0.1:{port}/", "user or password are wrong"),
+        ("127.0.0.1:{port}/none", "this virtual host"),
+    ],
+)
+def test_who_is_not_let_in_is_told_so(place: str, why: str, bench: Bench, server: RabbitServer) -> None:
+    """At once, without the password, and a worker ends as with any wrong setting."""
+    store = f"?store=sqlite:///{bench.folder}/jobs.db"
+    url = f"amqp://{place.format(port=server.port)}{store}"
+    with closing(connect(url)) as broker, pytest.raises(ConfigError, match=why) as caught:
+        broker.open()
+    assert "secret" not in str(caught.value)
+    bench.app(SOUND)
+    (bench.folder / "jobs.py").write_text((bench.folder / "jobs.py").read_text().replace(bench.broker_url, url))
+    worker = bench.start()
+    assert worker.wait() == 2
+    assert why in worker.log
+    assert "secret" not in worker.log
+
+
+def test_an_exchange_of_another_kind(bench: Bench, server: RabbitServer) -> None:
+    """It is said once, and jobs run."""
+    with closing(server.client()) as client:
+        client.channel().exchange_declare("mouso.default.bell", "topic", durable=True)
+    jobs = bench.app(SOUND)
+    worker = bench.worker()
+    assert [jobs.sound.delay(n).get(timeout=20) for n in range(3)] == [0, 1, 2]
+    assert worker.log.count("inequivalent arg 'type' for exchange 'mouso.default.bell'") <= 2
+
+
+def test_a_worker_has_two_connections_at_most(bench: Bench, server: RabbitServer) -> None:
+    """One that listens and one that rings, however many slots."""
+    jobs = bench.app(SOUND)
+    bench.worker("-p", "2", "-c", "8")
+    bench.wait_final(jobs.sound.map([(n,) for n in range(100)]))
+    bench.producer.close()
+    listed = server.control("list_connections", "client_properties").splitlines()
+    assert 1 <= sum("mouso" in line for line in listed) <= 2, listed
+
+
+def test_a_fork_has_connections_of_its_own(tmp_path: Path, server: RabbitServer) -> None:
+    """What a web server that forks its workers does: the app was used before."""
+    with Mouso("forks", broker=server.url) as app:
+
+        @app.task
+        def work() -> None:
+            return None
+
+        work.delay()
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                work.delay()
+                app.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        with closing(connect(server.url)) as worker:
+            while worker.wait(0.5):
+                pass
+            work.delay()
+            assert worker.wait(5.0), "the parent's connection is as it was"
+        assert len(app.jobs()) == 3
+
+
+def test_a_program_that_ends_has_rung_before(bench: Bench, server: RabbitServer) -> None:
+    """A script that enqueues and ends: its worker need not look by itself."""
+    bench.app(SOUND)
+    with closing(connect(server.url)) as worker:
+        worker.open()
+        while worker.wait(0.5):
+            pass
+        for _ in range(3):
+            assert bench.program("import jobs; jobs.sound.delay(1)").wait() == 0
+            assert worker.wait(5.0)
+            while worker.wait(0.5):
+                pass
+
+
+def test_it_is_a_bell_that_anybody_may_ring(bench: Bench, server: RabbitServer) -> None:
+    """A message of another program is a ring like any other: it makes workers look, and no more."""
+    jobs = bench.app(SOUND)
+    worker = bench.worker()
+    with closing(server.client()) as client:
+        channel = client.channel()
+        for body in (b"", b"\xff" * 100, b'{"id": "x"}'):
+            channel.basic_publish("mouso.default.bell", "x", body, pika.BasicProperties(headers={"a": "b"}))
+    assert jobs.sound.delay(3).get(timeout=20) == 3
+    assert worker.alive
