@@ -44,6 +44,7 @@ from mouso.worker.launch import refusal
 from mouso.worker.meter import measure_process
 from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
+from mouso.worker.signals import ignore_ends
 from mouso.worker.stacks import dump_on_quit, write_all, write_on_signal
 
 _WAIT_FOR_END = 0.02
@@ -343,9 +344,7 @@ def main(arguments: list[str]) -> int:
     """The process's entry."""
     worker, sock, board, slots, grace, level, form, output, path, folder, limits = arguments
     share_arenas()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Handlers, not SIG_IGN: programs that a job starts would inherit that.
-        signal.signal(number, lambda *_: None)
+    ignore_ends()
     dump_on_quit()
     open_output(level, form, output)
     imposed = msgspec.json.decode(limits, type=Limits | None)

@@ -26,7 +26,7 @@ import msgspec
 from mouso.errors import BrokerError, ConfigError
 from mouso.isolation import OOM_TEMPLATE, Limits, offer_to_kernel
 from mouso.loading import load_app
-from mouso.worker import child
+from mouso.worker import child, signals
 from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.cgroups import Group
 from mouso.worker.launch import end_programs, refusal
@@ -92,8 +92,7 @@ _fork = msgspec.msgpack.Decoder(Fork)
 def main(arguments: list[str]) -> int:
     """The process's entry."""
     worker, control_descriptor, level, form, output, path, folder = arguments
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    signals.ignore_ends()
     dump_on_quit()
     share_arenas()
     offer_to_kernel(OOM_TEMPLATE)
@@ -147,7 +146,7 @@ def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
             try:
                 if len(descriptors) < _PASSED:  # there was no number left for them here
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                pid = os.fork()
+                pid = signals.fork()
             except OSError as error:
                 control.send(encode(Unborn(f"its template: {refusal(error)}")))
             else:
