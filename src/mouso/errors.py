@@ -4,6 +4,7 @@ MousoError
 ├── ConfigError            a URL, setting, app path, task declaration or store's file that cannot work
 │   ├── CapabilityError    the broker lacks what a task asks for
 │   └── SchemaError        the store was made by a newer Mouso, or is no store at all
+├── StartError             a worker whose processes cannot start now, and may later
 ├── JobRejected            certainly not stored
 │   ├── ArgumentError      (TypeError) an argument that cannot be bound or restored
 │   ├── OptionError        (ValueError) an option out of its range
@@ -47,6 +48,10 @@ class CapabilityError(ConfigError):
 
 class SchemaError(ConfigError):
     """The store holds a schema that this version of Mouso cannot use."""
+
+
+class StartError(MousoError):
+    """A worker's processes are killed, or a lifespan fails, at its start: as far as anybody knows, not for good."""
 
 
 class JobRejected(MousoError):

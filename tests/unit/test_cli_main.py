@@ -26,6 +26,7 @@ from mouso.errors import (
     PayloadTooLarge,
     ResultTimeout,
     SchemaError,
+    StartError,
 )
 from tests.unit.cli_kit import Shop, opened
 
@@ -157,6 +158,7 @@ def test_the_environment_holds_a_bad_url(shop: Shop, monkeypatch: pytest.MonkeyP
         (click.BadParameter("x"), 2),
         (BrokerUnavailable("x"), 75),
         (OutcomeUnknown("x"), 75),
+        (StartError("x"), 75),
         (JobUnknown("x"), 1),
         (ResultTimeout("x"), 1),
         (BadPayload("x"), 1),

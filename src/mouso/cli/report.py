@@ -9,7 +9,7 @@ import traceback
 import click
 
 from mouso.config import one_line, printable
-from mouso.errors import BrokerError, ConfigError, JobRejected, MousoError
+from mouso.errors import BrokerError, ConfigError, JobRejected, MousoError, StartError
 
 FAILED, USAGE, TEMPORARY = 1, 2, 75
 """Exit codes; 75 is EX_TEMPFAIL of sysexits.h: whoever starts us may try again."""
@@ -60,7 +60,7 @@ def explain(error: Exception) -> tuple[int, str]:
             return error.exit_code, printable(" ".join(error.format_message().split()))
         case ConfigError() | JobRejected():
             return USAGE, one_line(error)
-        case BrokerError():
+        case BrokerError() | StartError():
             return TEMPORARY, one_line(error)
         case MousoError() | Failed():
             return FAILED, one_line(error)

@@ -195,7 +195,7 @@ class Brood:
             child.board.lease = until
 
     async def bear(self, child: ChildProcess) -> bool:
-        """Starts a child's process, and gives it what it holds; returns False, and says so, if that cannot be."""
+        """Starts a child's process, and gives it what it holds; returns False, and says why, if that cannot be."""
         child.version = self.version
         try:
             await child.spawn(self.nursery.bear)
@@ -203,7 +203,8 @@ class Brood:
             self.children.remove(child)
             self._inbox.settle([release(lease) for lease in child.leases.values()])
             child.close()
-            self._refused(error)
+            if not self.draining:  # else it is the end of the template that refuses
+                self._refused(error)
             return False
         if self.draining or child.killed:
             child.kill()

@@ -78,7 +78,7 @@ class Coroner:
                 outcomes.append(release(lease))
         explained = bool(child.verdicts) or any(outcome.state is not JobState.AVAILABLE for outcome in outcomes)
         if suspects:
-            how = self._describe(child.exit or Exit(None))
+            how = self.describe(child.exit or Exit(None))
             what = f"job {suspects[0].id} ({suspects[0].task})" if len(suspects) == 1 else f"{len(suspects)} jobs"
             log.error("child %d died (%s) while %s ran", child.pid, how, what)
             if len(suspects) == 1:
@@ -90,11 +90,11 @@ class Coroner:
         elif not (draining or spared or explained or child.left_in_peace or child.failure or child.heir):
             when = "nothing ran in it" if child.ready else "it was importing the app, which may have ended it"
             if child.ready or self._is_news(f"{describe(child.exit or Exit(None))}; {when}"):
-                log.error("child %d died (%s); %s", child.pid, self._describe(child.exit or Exit(None)), when)
+                log.error("child %d died (%s); %s", child.pid, self.describe(child.exit or Exit(None)), when)
         _measure(outcomes, child)
         return outcomes
 
-    def _describe(self, found: Exit) -> str:
+    def describe(self, found: Exit) -> str:
         """How a process ended, with what the system tells of its memory."""
         words = describe(found)
         if found.max_rss:

@@ -10,7 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mouso.clock import SYSTEM
-from mouso.errors import ConfigError
+from mouso.config import counted
+from mouso.errors import ConfigError, StartError
 from mouso.events import Event
 from mouso.job import Charge, Lease
 from mouso.worker import WorkerOptions, frames, stacks
@@ -32,6 +33,8 @@ _USELESS = 60.0
 _SLOW_START = 30.0
 """Seconds after which it is worth a line that a child has not loaded the app yet."""
 _STEADY = 10.0
+_STILLBIRTHS = 3
+"""How many children that are killed before any has loaded the app are replaced."""
 _SPARES, _SPARES_COPIED = 8, 64
 """The most suspects that run at once: in processes that must import the app, and in copies of one that has."""
 _DEAF = 1.0
@@ -68,7 +71,8 @@ class Fleet:
         size: How many to start with.
 
     Attributes:
-        hello: What the app registered, from the first child that has loaded it; fails with ``ConfigError`` if none can.
+        hello: What the app registered, from the first child that has loaded it; fails with ``ConfigError`` if none can,
+            and with ``StartError`` if that may change.
         app: What its newest version registered.
         tasks: What every child that takes jobs can run, old version or new.
         restarts: How many were replaced, by the cause of their end.
@@ -88,7 +92,7 @@ class Fleet:
         self._coroner = Coroner(self._brood.brake.is_news)
         self._stacks = stacks.Stacks(inbox.report)
         self._untold: deque[Event] = deque(maxlen=_UNTOLD)
-        self._newest = 0
+        self._newest = self._stillbirths = 0
         self._slow = False
 
     # -- life
@@ -110,6 +114,8 @@ class Fleet:
             ConfigError: The system does not let it.
         """
         for _ in range(self.size):
+            if len(self._brood.regular()) >= self.size:  # one has died by now, and was replaced
+                return
             if await self._brood.spawn() is None:
                 raise ConfigError(f"the worker cannot start {self.size} processes; see the line above")
 
@@ -398,6 +404,11 @@ class Fleet:
         if not self.hello.done():
             self.hello.set_result(hello)
             self._isolated.prepare()
+            if self._stillbirths:
+                log.warning(
+                    "%s killed at the import of the app, and replaced",
+                    counted(self._stillbirths, "child was", "children were"),
+                )
         else:
             if child.spare:
                 self._feed_suspect(child)
@@ -433,8 +444,8 @@ class Fleet:
         brood.children.remove(child)
         child.gone = True
         if not self.hello.done():
-            how = describe(child.exit or Exit(None))
-            self.hello.set_exception(ConfigError(f"the app {self._name} ended its process at import ({how})"))
+            self._stillborn(child)
+            return
         if self.hello.exception() is not None:
             child.close()
             return
@@ -457,6 +468,27 @@ class Fleet:
         self._owner.start(self._spawn_spares)
         self._isolated.start_next()
         self._inbox.look()
+
+    def _stillborn(self, child: ChildProcess) -> None:
+        """Replaces a child that has died before any was ready if it was killed, as the next may be spared; one that
+        ended by itself would do so again. Where all are killed, as for want of memory, a worker may do better later.
+        """
+        child.arrived.set()
+        child.close()
+        if self.draining:
+            return
+        found = child.exit or Exit(None)
+        what = f"the app {self._name} ended its process at import"
+        self._stillbirths += 1
+        if found.code is not None and found.code >= 0:
+            self.hello.set_exception(ConfigError(f"{what} ({describe(found)})"))
+        elif self._stillbirths > _STILLBIRTHS:
+            how = self._coroner.describe(found)
+            self.hello.set_exception(StartError(f"{what} ({how}), as {_STILLBIRTHS} others before"))
+        else:
+            self._brood.brake.tighten()
+            self.restarts[cause_of_end(child)] += 1
+            self._owner.start(self._brood.fill)
 
     # -- suspects
 

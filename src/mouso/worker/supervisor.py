@@ -80,6 +80,7 @@ def main(options: WorkerOptions) -> int:
     Raises:
         ConfigError: App, broker or options cannot be used.
         BrokerUnavailable: The broker did not answer at the start.
+        StartError: No process could start, which may change.
     """
     share_arenas()
     log_to_stderr(options.log_level, options.log_format)
