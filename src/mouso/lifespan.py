@@ -10,12 +10,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from mouso.config import one_line
-from mouso.errors import ConfigError
+from mouso.errors import ConfigError, StartError
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Any]]
 
 _SLOW_START = 30.0
 """Seconds after which it is worth a line that a lifespan has not started yet."""
+_NO_YIELD = "generator didn't yield"
+"""What ``contextlib`` says."""
 
 log = logging.getLogger("mouso.worker")
 
@@ -51,7 +53,8 @@ async def enter(lifespan: Lifespan, lifespans: AsyncExitStack) -> None:
     """Enters a lifespan, to be left with others; whatever it raises then is one line in the log.
 
     Raises:
-        ConfigError: It failed at its start.
+        StartError: It failed at its start: what it needs may be there later.
+        ConfigError: It has ended without a yield.
     """
     import asyncio
 
@@ -62,7 +65,8 @@ async def enter(lifespan: Lifespan, lifespans: AsyncExitStack) -> None:
     try:
         await around.__aenter__()
     except BaseException as error:  # sys.exit, too
-        raise ConfigError(_failed(name, "start", error)) from error
+        unfit = isinstance(error, RuntimeError) and str(error) == _NO_YIELD
+        raise (ConfigError if unfit else StartError)(_failed(name, "start", error)) from error
     finally:
         late.cancel()
 

@@ -49,6 +49,11 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    1 / 0\n    yield",
         ("'pool'", "ZeroDivisionError"),
     ),
+    "no broker": ("from mouso.errors import BrokerUnavailable\nraise BrokerUnavailable('not there')", ("not there",)),
+    "lifespan without its server": (
+        "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    raise ConnectionError('refused')\n    yield",
+        ("'pool'", "ConnectionError: refused"),
+    ),
     "lifespan exits": (
         "@app.task\ndef f(): ...\n@app.lifespan\nasync def pool():\n    raise SystemExit(3)\n    yield",
         ("'pool'", "SystemExit: 3"),
@@ -60,7 +65,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-LATER = {"segfault", "abort", "kill"}
+LATER = {"segfault", "abort", "kill", "no broker", "lifespan", "lifespan exits", "lifespan without its server"}
 """What may have another end when it is tried again."""
 
 
@@ -165,6 +170,10 @@ def test_what_the_app_prints_while_it_is_imported_is_left_alone(bench: Bench) ->
 
 
 BREAKABLE = """
+async def refused():
+    raise ConnectionError("the database is away")
+    yield
+
 if Path("broken").exists():
     print(time.monotonic(), file=open("tries", "a"), flush=True)
     {breaks}
@@ -217,8 +226,16 @@ if "mouso" in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("breaks", ['raise ValueError("a bad deployment")', "os._exit(5)"])
-def test_a_worker_all_processes_of_which_break_ends(bench: Bench, breaks: str) -> None:
+@pytest.mark.parametrize(
+    ("breaks", "code"),
+    [
+        ('raise ValueError("a bad deployment")', 2),
+        ("os._exit(5)", 2),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 75),
+        ("app.lifespan(refused)", 75),
+    ],
+)
+def test_a_worker_all_processes_of_which_break_ends(bench: Bench, breaks: str, code: int) -> None:
     """It says for how many jobs it has room, which is none; then it ends as if it had been started like that."""
     bench.app(BREAKABLE.format(breaks=breaks))
     (bench.folder / "sitecustomize.py").write_text(HASTY)
@@ -227,7 +244,7 @@ def test_a_worker_all_processes_of_which_break_ends(bench: Bench, breaks: str) -
     for child in worker.children():
         os.kill(child, signal.SIGKILL)
     wait_until(lambda: [found.slots for found in bench.producer.workers()] == [0], timeout=WAIT, message="no slots")
-    assert worker.wait(WAIT) == 2
+    assert worker.wait(WAIT) == code
     assert "no process of this worker can start: " in worker.log
     assert worker.log.count("cannot start: ") + worker.log.count("importing the app, which may have ended it\n") == 1
     assert len(tries(bench)) < 12

@@ -47,8 +47,8 @@ class Owner(Protocol):
     def learn(self) -> None:
         """What the app registers, what the fleet can run, or its size has changed."""
 
-    def despair(self, why: str) -> None:
-        """No child can start."""
+    def despair(self, why: str, *, passing: bool) -> None:
+        """No child can start, or none can now."""
 
 
 class Brake:

@@ -31,7 +31,7 @@ import msgspec
 
 from mouso.app import Mouso
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerError, ConfigError
+from mouso.errors import BrokerError, ConfigError, StartError
 from mouso.events import Event
 from mouso.isolation import OOM_CHILD, OOM_ISOLATED, Limits, impose, limit_cpu, offer_to_kernel
 from mouso.lifespan import enter
@@ -85,7 +85,8 @@ class Child:
         """Runs jobs until the supervisor says ``Exit`` or is gone.
 
         Raises:
-            ConfigError: A lifespan failed at its start.
+            StartError: A lifespan failed at its start.
+            ConfigError: It cannot be one.
         """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
@@ -327,9 +328,9 @@ def serve(
         if not app.tasks:
             raise ConfigError(f"{path} has no tasks; decorate functions with @app.task, or import the modules that do")
         runner.run(child.run(app))
-    except (ConfigError, BrokerError) as error:
+    except (ConfigError, BrokerError, StartError) as error:
         with contextlib.suppress(OSError):
-            frames.send(sock, frames.Failed(str(error)))
+            frames.send(sock, frames.Failed(str(error), passing=not isinstance(error, ConfigError)))
         return 2
     except BaseException:  # a job stopped the loop
         log.exception("child %d is broken and ends", os.getpid())

@@ -93,7 +93,7 @@ class Fleet:
         self._stacks = stacks.Stacks(inbox.report)
         self._untold: deque[Event] = deque(maxlen=_UNTOLD)
         self._newest = self._stillbirths = 0
-        self._slow = False
+        self._slow = self._passing = False
 
     # -- life
 
@@ -147,7 +147,7 @@ class Fleet:
             if self._brood.serving():
                 served = SYSTEM.monotonic()
             elif self._brood.brake.why and not self.draining and SYSTEM.monotonic() - max(served, awake) > _USELESS:
-                self._owner.despair(self._brood.brake.why)
+                self._owner.despair(self._brood.brake.why, passing=self._passing)
                 return
 
     def _listen_to(self, child: ChildProcess, passed: float) -> None:
@@ -378,8 +378,10 @@ class Fleet:
                 self._welcome(child, message)
             case frames.Failed():
                 child.failure = message.message
+                if not child.heir:
+                    self._passing = message.passing
                 if not self.hello.done():
-                    self.hello.set_exception(ConfigError(message.message))
+                    self.hello.set_exception((StartError if message.passing else ConfigError)(message.message))
                 elif not (self.hello.exception() or child.heir) and self._brood.brake.is_news(message.message):
                     log.error("child %d cannot start: %s; it is tried again and again", child.pid, message.message)
 
@@ -450,6 +452,8 @@ class Fleet:
             child.close()
             return
         child.arrived.set()
+        if not (child.ready or child.failure or child.heir):
+            self._passing = was_killed(child)
         worked = child.ready and bool(child.leases)
         outcomes = self._coroner.examine(child, draining=self.draining)
         child.close()
@@ -480,7 +484,7 @@ class Fleet:
         found = child.exit or Exit(None)
         what = f"the app {self._name} ended its process at import"
         self._stillbirths += 1
-        if found.code is not None and found.code >= 0:
+        if not was_killed(child):
             self.hello.set_exception(ConfigError(f"{what} ({describe(found)})"))
         elif self._stillbirths > _STILLBIRTHS:
             how = self._coroner.describe(found)
@@ -512,6 +516,11 @@ class Fleet:
             if await self._brood.spawn(spare=True) is None:
                 self._owner.start(self._spawn_spares)
                 return
+
+
+def was_killed(child: ChildProcess) -> bool:
+    """Whether a child was ended by a signal, as far as anybody can tell."""
+    return child.exit is None or child.exit.code is None or child.exit.code < 0
 
 
 def cause_of_end(child: ChildProcess) -> str:

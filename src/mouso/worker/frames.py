@@ -96,9 +96,10 @@ class Hello(msgspec.Struct, tag="hello", array_like=True):
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True):
-    """The app cannot be loaded; the child is about to exit."""
+    """The app cannot be loaded, or not now; the child is about to exit."""
 
     message: str
+    passing: bool = False
 
 
 class Pong(msgspec.Struct, tag="pong", array_like=True):

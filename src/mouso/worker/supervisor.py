@@ -305,10 +305,10 @@ class Supervisor:
             self._code = 1
             self._stopped.set()
 
-    def despair(self, why: str) -> None:
+    def despair(self, why: str, *, passing: bool) -> None:
         """No child can start: whoever started the worker learns it by its end."""
-        log.critical("no process of this worker can start: %s; it ends with exit code %d", why, _USELESS_CODE)
-        self._code = _USELESS_CODE
+        self._code = EXIT_CODE if passing else _USELESS_CODE
+        log.critical("no process of this worker can start: %s; it ends with exit code %d", why, self._code)
         self._stopped.set()
 
     async def _shut_down(self) -> int:
