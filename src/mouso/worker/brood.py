@@ -19,6 +19,8 @@ from mouso.worker.outcomes import release
 from mouso.worker.process import ChildProcess
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_REPEATED = 1.0
+"""Seconds after which it is said again why no child can be started."""
 _REFUSED = (OSError, RuntimeError, MemoryError)
 """What is raised where the system has no more descriptors, processes, threads or memory."""
 
@@ -130,6 +132,8 @@ class Brood:
         self.nursery = Nursery(worker, options)
         self.brake = Brake()
         self._lease = 0
+        self._told = ("", 0.0)
+        self._killed = False
         self._filling = False
         self._inbox = inbox
         self._heard = heard
@@ -238,15 +242,27 @@ class Brood:
             self._filling = False
 
     def _refused(self, error: BaseException) -> None:
-        log.error("a child cannot be started: %s", refusal(error))
+        why, now = refusal(error), SYSTEM.monotonic()
+        news = why != self._told[0] or now - self._told[1] > _REPEATED  # it is said once, not for each of many
+        if news and not self.draining:
+            log.error("a child cannot be started: %s", why)
+            self._told = why, now
         self.brake.tighten()
 
     # -- death
 
-    async def kill(self) -> None:
-        """Ends what is left of the children."""
+    async def kill(self, patience: float) -> None:
+        """Ends what is left of the children, and waits for that, but no longer than so many seconds, and only once.
+
+        What the kernel holds survives even SIGKILL for a while.
+        """
         self.draining = True
-        for child in list(self.children):
+        for child in self.children:
             child.kill()
-            await child.ended()
-        self.nursery.close()
+        ends = [asyncio.create_task(child.ended()) for child in self.children]
+        if ends and not self._killed:
+            await asyncio.wait(ends, timeout=patience / 2)
+        self.nursery.close()  # how copies end is seen without their template from now on
+        if ends and not self._killed:
+            await asyncio.wait(ends, timeout=patience / 2)
+        self._killed = True

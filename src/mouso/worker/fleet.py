@@ -135,6 +135,8 @@ class Fleet:
                     why = "it has not loaded the app, or not entered its lifespans"
                     log.warning("child %d is not ready after %g s: %s; its stack follows", child.pid, _SLOW_START, why)
                     self._owner.start(partial(stacks.dump, child))
+                if child.killed:  # its verdicts are spoken, even if the kernel takes its time
+                    continue
                 self._listen_to(child, min(passed, 2 * pause))
                 self._coroner.usual.sample(child)
                 verdicts = self._coroner.overdue(child, awake) | self._coroner.overdrawn(child)
@@ -231,9 +233,9 @@ class Fleet:
         for child in self._brood.children:
             child.dismiss()
 
-    async def kill(self) -> None:
-        """Ends what is left of the children."""
-        await self._brood.kill()
+    async def kill(self, patience: float = 1.0) -> None:
+        """Ends what is left of the children, and waits for that, but no longer than so many seconds."""
+        await self._brood.kill(patience)
 
     def dump(self) -> None:
         """Writes the stacks of all children to stderr, with the jobs that run on them."""

@@ -327,8 +327,8 @@ class Supervisor:
         # Children live until then, to tell the app's handlers of the last events.
         await self._until(lambda: self._pump.empty, min(SYSTEM.monotonic() + 1.0, end - 1.0))
         self._fleet.dismiss()
-        await self._until(lambda: self._fleet.empty, min(SYSTEM.monotonic() + 1.0, end - 0.6))
-        await self._fleet.kill()
+        await self._until(lambda: self._fleet.empty, min(SYSTEM.monotonic() + 1.0, end - 0.9))
+        await self._fleet.kill(max(end - 0.5 - SYSTEM.monotonic(), 0.1))
         settled = await self._until(lambda: self._pump.empty, min(SYSTEM.monotonic() + 2.0, end - 0.3))
         while self._tasks:  # again and again: a step may just be waiting for what takes the cancellation for its own
             for task in self._tasks:
