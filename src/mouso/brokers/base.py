@@ -405,8 +405,9 @@ class Broker(Protocol):
             its place.
             A paused queue and an expired job are not claimed. No more than ``want.limit`` jobs are claimed.
             Every queue gets its share when all have enough; what one leaves, others take.
-            A job whose task is not in ``want.tasks`` is never claimed; if no other known worker knows it, it is parked
-            and named. It stays available and is claimed like any other once a worker that knows it has heartbeat.
+            A job whose task is not in ``want.tasks`` is never claimed; if no known worker knows it, this one included,
+            it is parked and named. It stays available and is claimed like any other once a worker that knows it has
+            heartbeat.
             Repeating it with the same outcomes reports them as fenced and changes nothing more.
         """
         ...

@@ -230,7 +230,7 @@ class MemoryBroker:
             check_transition(JobState.RUNNING, outcome.state)
         with self._step():
             fenced = [outcome.key for outcome in outcomes if not self._settle(outcome, worker)]
-            parked = self._park(worker, want)
+            parked = self._park(want)
             leases = [self._claim(record, worker) for record in self._pick(want)]
             if leases and worker not in self._store.workers:
                 self._announce(WorkerInfo(id=worker, name=worker, host="", pid=0))
@@ -279,11 +279,11 @@ class MemoryBroker:
                 queues.setdefault(job.queue, []).append(record)
         return queues
 
-    def _park(self, worker: str, want: Want) -> list[str]:
-        """Sets aside jobs of the served queues whose task neither this worker nor another one knows."""
+    def _park(self, want: Want) -> list[str]:
+        """Sets aside jobs of the served queues whose task no worker knows."""
         if want.tasks is None or want.limit == 0:
             return []
-        known = want.tasks.union(*(w.tasks for w, _ in self._store.workers.values() if w.id != worker))
+        known = want.tasks.union(*(w.tasks for w, _ in self._store.workers.values()))
         claimable = self._claimable()
         served = claimable if want.shares is None else [queue for queue, _ in want.shares]
         unknown = [r for queue in served for r in claimable.get(queue, ()) if r.job.task not in known]

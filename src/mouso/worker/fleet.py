@@ -286,6 +286,11 @@ class Fleet:
         regular = sum(min(len(child.leases), child.slots) for child in self._brood.regular())
         return regular + self._brood.alone + self._brood.suspects
 
+    @property
+    def claimable(self) -> frozenset[str]:
+        """What every child that takes jobs can run, but for what just now cannot get the process it needs."""
+        return self.tasks.difference(self._isolated.tasks) if self._isolated.barred else self.tasks
+
     def room(self) -> int:
         """How many more jobs it can take: what has a process of its own shares the slots with the others."""
         if not (self._isolated.tasks or self._coroner.suspects or any(child.spare for child in self._brood.children)):

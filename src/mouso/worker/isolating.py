@@ -24,6 +24,7 @@ class Isolated:
 
     Attributes:
         tasks: The tasks whose jobs are isolated, and their limits.
+        barred: Whether none is to be claimed, because lately one could not get its process.
     """
 
     def __init__(self, brood: Brood, inbox: Inbox, owner: Owner) -> None:
@@ -33,6 +34,7 @@ class Isolated:
         self.tasks: dict[str, Limits] = {}
         self._waiting: deque[tuple[Lease, float]] = deque()
         self._scarce_until = 0.0
+        self.barred = False
 
     def learn(self, tasks: Mapping[str, TaskInfo]) -> None:
         """Takes over which tasks are isolated."""
@@ -73,13 +75,29 @@ class Isolated:
             child = self._brood.conceive(1, spare=True, limits=self.tasks.get(lease.task, Limits()))
             if child is None:
                 self._inbox.settle([release(lease)])
+                self._bar()
                 return
             child.leases[lease.key] = lease  # now, so that its slot is taken
             self._owner.start(partial(self._bear, child))
 
     async def _bear(self, child: ChildProcess) -> None:
         with contextlib.suppress(MemoryError):  # once is enough: if even that cannot be told, the store learns it later
-            await self._brood.bear(child)
+            if not await self._brood.bear(child):
+                self._bar()
+
+    def _bar(self) -> None:
+        """Leaves them to other workers until the next birth is worth a try: else this one claimed them again and again,
+        and what waits behind them would wait with them."""
+        if not (self.barred or self._brood.draining):
+            self.barred = True
+            self.drain()
+            self._owner.learn()
+            self._owner.start(self._unbar)
+
+    async def _unbar(self) -> None:
+        await self._brood.brake.wait()
+        self.barred = False
+        self._owner.learn()
 
     def look(self) -> None:
         """Gives back jobs that found no slot in time, and goes on with those that have."""
@@ -89,6 +107,8 @@ class Isolated:
         while self._waiting and now - self._waiting[0][1] > _GIVE_BACK:
             self._scarce_until = now + _SCARCE
             self._inbox.settle([release(self._waiting.popleft()[0])])
+        if self._waiting and self._brood.brake.holds:  # children die, or cannot be started, for other reasons
+            self._bar()
         self.start_next()
 
     def drain(self) -> None:

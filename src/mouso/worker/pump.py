@@ -167,7 +167,7 @@ class Pump:
         """Says what it claims; to be called before the first exchange, and whenever that changes.
 
         Args:
-            tasks: Names that the fleet can run.
+            tasks: Names that the fleet can run just now.
             on_settled: Called with the outcomes that the broker has stored, if anybody wants to hear of them.
         """
         self._tasks, self._on_settled = tasks, on_settled

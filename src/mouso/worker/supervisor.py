@@ -264,7 +264,7 @@ class Supervisor:
             self._broker_url = app.broker_url
         self._subscribed = bool(app.events)
         self._retention = Retention(**dict(zip(Retention.__struct_fields__, app.retention, strict=True)))
-        self._pump.learn(self._fleet.tasks, self._settled if self._subscribed else None)
+        self._pump.learn(self._fleet.claimable, self._settled if self._subscribed else None)
         tasks = tuple(sorted(self._fleet.tasks))
         info = msgspec.structs.replace(self._info, tasks=tasks, slots=self._fleet.slots if self._fleet.serves else 0)
         if info != self._info:

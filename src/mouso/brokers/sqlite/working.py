@@ -245,21 +245,19 @@ class Claimer:
             if len(known) == len(found):
                 break
             unknown = [(row[3], row[0]) for row in found if want.tasks is not None and row[3] not in want.tasks]
-            elsewhere |= self._park(tx, number, unknown, into)
+            elsewhere |= self._park(tx, unknown, into)
         return taken
 
-    def _park(
-        self, tx: sqlite3.Connection, number: int, unknown: Sequence[tuple[str, int]], into: Exchange
-    ) -> set[str]:
-        """Parks jobs (task, seq) that no other live worker knows; returns the tasks that one does know."""
-        others: set[str] = set()
-        for worker in tx.execute("SELECT id, info FROM mouso_workers WHERE n <> ? AND reaped_at IS NULL", (number,)):
-            others.update(rows.read_worker(*worker).tasks)
-        parked = [(task, seq) for task, seq in unknown if task not in others]
+    def _park(self, tx: sqlite3.Connection, unknown: Sequence[tuple[str, int]], into: Exchange) -> set[str]:
+        """Parks jobs (task, seq) that no live worker knows; returns the tasks that one does know."""
+        known: set[str] = set()
+        for worker in tx.execute("SELECT id, info FROM mouso_workers WHERE reaped_at IS NULL"):
+            known.update(rows.read_worker(*worker).tasks)
+        parked = [(task, seq) for task, seq in unknown if task not in known]
         tx.executemany("INSERT OR IGNORE INTO mouso_parked (task, seq) VALUES (?, ?)", parked)
         tx.executemany("UPDATE mouso_live SET state = 'parked' WHERE seq = ?", [(seq,) for _, seq in parked])
         into.parked = sorted({*into.parked, *(task for task, _ in parked)})
-        return {task for task, _ in unknown} & others
+        return {task for task, _ in unknown} & known
 
 
 def _claim_alone(tx: sqlite3.Connection, number: int, row: tuple[Any, ...], now: int) -> bool:

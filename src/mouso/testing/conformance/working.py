@@ -430,8 +430,8 @@ class UnknownTasks(Suite):
     """Jobs whose task the asking worker cannot run."""
 
     def test_a_task_that_nobody_knows_is_parked(self, broker: Broker) -> None:
-        """A job whose task is not in ``want.tasks`` is never claimed; if no other known worker knows it, it is parked
-        and named."""
+        """A job whose task is not in ``want.tasks`` is never claimed; if no known worker knows it, it is parked and
+        named."""
         enqueue(broker, "odd", task="odd")
         enqueue(broker, "a")
         join(broker)
@@ -444,7 +444,7 @@ class UnknownTasks(Suite):
         assert ids(broker.find(JobFilter(parked=False))) == ["a"]
 
     def test_a_task_that_another_worker_knows_is_left_to_it(self, broker: Broker) -> None:
-        """If no other known worker knows it, it is parked and named: else it just waits."""
+        """If no known worker knows it, it is parked and named: else it just waits."""
         enqueue(broker, "odd1", "odd2", task="odd")
         enqueue(broker, "a")
         join(broker)
@@ -452,6 +452,15 @@ class UnknownTasks(Suite):
         first = exchange(broker, 1, tasks=KNOWN)
         assert (ids(first.leases), first.parked, read(broker, "odd1").parked) == (["a"], [], False)
         assert ids(claim(broker, 10, worker=W2, tasks=frozenset({"odd"}))) == ["odd1", "odd2"]
+
+    def test_a_task_that_it_knows_and_does_not_want_is_not_parked(self, broker: Broker) -> None:
+        """If no known worker knows it, this one included, it is parked and named: else it just waits."""
+        enqueue(broker, "odd1", "odd2", task="odd")
+        enqueue(broker, "a")
+        join(broker, tasks=[TASK, "odd"])
+        first = exchange(broker, 10, tasks=KNOWN)
+        assert (ids(first.leases), first.parked, read(broker, "odd1").parked) == (["a"], [], False)
+        assert ids(claim(broker, 10, tasks=KNOWN | {"odd"})) == ["odd1", "odd2"]
 
     def test_a_parked_job_is_claimed_once_a_worker_knows_it(self, broker: Broker) -> None:
         """It stays available and is claimed like any other once a worker that knows it has heartbeat."""
@@ -474,7 +483,7 @@ class UnknownTasks(Suite):
         assert ids(claim(broker, 10, worker=W2)) == ["odd2", "odd1", "a"]
 
     def test_when_the_last_worker_that_knows_it_has_left(self, broker: Broker) -> None:
-        """If no other known worker knows it, it is parked and named."""
+        """If no known worker knows it, it is parked and named."""
         enqueue(broker, "odd", task="odd")
         join(broker, W2, tasks=["odd"])
         assert exchange(broker, 10, tasks=KNOWN).parked == []

@@ -200,17 +200,17 @@ BEGIN
         || ARRAY(SELECT q FROM unnest(_names) q WHERE q <= _after COLLATE "C" ORDER BY q COLLATE "C");
 END $$;
 
--- Sets jobs aside whose task no other worker knows; returns the tasks that one does know.
-CREATE FUNCTION {schema}.park(_number integer, _seqs bigint[], _tasks text[]) RETURNS text[]
+-- Sets jobs aside whose task no worker knows; returns the tasks that one does know.
+CREATE FUNCTION {schema}.park(_seqs bigint[], _tasks text[]) RETURNS text[]
 LANGUAGE plpgsql AS $$
 DECLARE
-    _others text[] := ARRAY(
+    _known text[] := ARRAY(
         SELECT DISTINCT t.name FROM {schema}.workers w, unnest(w.tasks) AS t (name)
-        WHERE w.n <> _number AND w.reaped_at IS NULL AND t.name = ANY (_tasks)
+        WHERE w.reaped_at IS NULL AND t.name = ANY (_tasks)
     );
 BEGIN
-    UPDATE {schema}.live l SET state = 'parked' WHERE l.seq = ANY (_seqs) AND l.task <> ALL (_others);
-    RETURN _others;
+    UPDATE {schema}.live l SET state = 'parked' WHERE l.seq = ANY (_seqs) AND l.task <> ALL (_known);
+    RETURN _known;
 END $$;
 
 -- Settles, then claims. Each row is a lease but the last, which tells the rest. The queues to serve each have their share;
@@ -324,7 +324,7 @@ BEGIN
                         END IF;
                         EXIT;
                     END IF;
-                    _known := {schema}.park(_number, _unknown, _strange);
+                    _known := {schema}.park(_unknown, _strange);
                     _elsewhere := _elsewhere || _known;
                     _set_aside := _set_aside || ARRAY(SELECT s FROM unnest(_strange) s WHERE s <> ALL (_known || _set_aside));
                 END LOOP;

@@ -87,19 +87,19 @@ local PASSED, AGAIN = 20000, 1000
 local leases, parked_tasks, verdicts, unseen = {}, {}, {}, false
 local claims, places, mine = {}, {}, {}
 
--- What to do with a task: take it, leave it to another worker, or park it.
+-- What to do with a task: take it, leave it to whoever knows it, or park it.
 local function verdict(task)
   if able == '' or string.find(able, '\1' .. task .. '\1', 1, true) then
     return 'take'
   end
-  if known_to_others(task, worker) then
+  if is_known(task) then
     return 'leave'
   end
   parked_tasks[#parked_tasks + 1] = task
   return 'park'
 end
 
--- Claims from a queue. Jobs that only other workers know are passed by, so many in a call; the next one goes on where this
+-- Claims from a queue. Jobs that are not for this worker now are passed by, so many in a call; the next one goes on where this
 -- one ended, but for a second only: then what was put before that comes first again.
 local function claim(queue, share)
   local taken, passed, spot = 0, 0, worker .. '\0' .. queue

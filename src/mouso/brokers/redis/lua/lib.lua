@@ -264,13 +264,9 @@ local function known(seq, token)
 end
 
 --- knows
--- How many workers know a task, but for one.
-local function known_to_others(task, but)
-  local n = tonumber(redis.call('HGET', knows, task) or 0)
-  if n > 0 and string.find(redis.call('HGET', tasks, but) or '', '\1' .. task .. '\1', 1, true) then
-    n = n - 1
-  end
-  return n > 0
+-- Whether any worker knows a task.
+local function is_known(task)
+  return tonumber(redis.call('HGET', knows, task) or 0) > 0
 end
 
 -- Takes over which tasks a worker knows: names, each between two \1.
