@@ -4,6 +4,7 @@ moment may be wrong."""
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -271,3 +272,38 @@ def test_an_app_that_takes_long_to_load(bench: Bench) -> None:
     (bench.folder / "long").unlink()
     bench.wait_ready(worker, 2)
     assert worker.log.count("is not ready after") == 1
+
+
+WAITS = """
+if "mouso.worker.template" in sys.orig_argv:
+    Path("imports").write_text(str(os.getpid()))
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    {then}
+
+@app.task(isolated=True)
+def job() -> int:
+    return 1
+"""
+
+
+def read(path: Path) -> str:
+    """What a file contains; nothing if there is none yet."""
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["pass", "raise ValueError('no')", "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"],
+    ids=["fit", "broken", "with a thread"],
+)
+def test_a_worker_that_is_killed_while_its_template_imports_the_app(bench: Bench, then: str) -> None:
+    bench.app(WAITS.format(then=then))
+    worker = bench.worker()
+    template = int(wait_until(lambda: read(bench.folder / "imports"), timeout=WAIT, message="it imports"))
+    worker.send(signal.SIGKILL)
+    worker.wait()
+    (bench.folder / "go on").touch()
+    wait_until(lambda: template not in worker.survivors(), timeout=WAIT, message="the template has ended")
+    assert "Traceback" not in worker.log
+    bench.worker()  # which removes what the other one has left

@@ -99,27 +99,30 @@ def main(arguments: list[str]) -> int:
     open_output(level, form, output)
     os.set_inheritable(int(control_descriptor), False)
     control = socket.socket(fileno=int(control_descriptor))
+    found = _load(path, folder)
     try:
-        load_app(path, folder=Path(folder) if folder else None)
-        give_back()
-    except (ConfigError, BrokerError) as error:
-        control.send(encode(Unfit(str(error)[:_MOST_SAID], loaded=False)))
-        return 2
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        why = f"importing {path} starts {threads - 1} threads, which a copy would not have"
-        control.send(encode(Unfit(why, loaded=True)))
-        return 2
-    gc.collect()
-    gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
-    control.send(encode(Ready()))
-    try:
-        return _serve(worker, control, path, folder)
+        control.send(encode(found))
+        return 2 if isinstance(found, Unfit) else _serve(worker, control, path, folder)
     except ConnectionError:  # the supervisor is gone; a copy is past this when it talks to it
         return 0
     except OSError as error:
         log.error("process %d cannot go on: %s", os.getpid(), refusal(error))
         return 1
+
+
+def _load(path: str, folder: str) -> Ready | Unfit:
+    """Imports the app; returns whether this process can be copied now."""
+    try:
+        load_app(path, folder=Path(folder) if folder else None)
+        give_back()
+    except (ConfigError, BrokerError) as error:
+        return Unfit(str(error)[:_MOST_SAID], loaded=False)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        return Unfit(f"importing {path} starts {threads - 1} threads, which a copy would not have", loaded=True)
+    gc.collect()
+    gc.freeze()  # or the copies' collectors would write to, and so copy, every page with an object
+    return Ready()
 
 
 def _serve(worker: str, control: socket.socket, path: str, folder: str) -> int:
