@@ -43,3 +43,22 @@ def test_without_threads_for_a_while(bench: Bench) -> None:
     assert [(h.record.attempts, h.record.crashes) for h in handles] == [(0, 0)] * 3
     assert worker.log.count("more cannot be started") == 1
     assert "Traceback" not in worker.log
+
+
+NO_THREAD = """
+import sys, threading
+if "mouso" in sys.orig_argv:
+    import resource
+    threading.stack_size(1 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (768 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+"""
+
+
+def test_a_worker_without_threads_from_the_start(bench: Bench) -> None:
+    bench.app(SOURCE)
+    (bench.folder / "sitecustomize.py").write_text(NO_THREAD)
+    worker = bench.start("-p", "1")
+    assert worker.wait() == 75
+    [line] = [line for line in worker.log.splitlines() if line.startswith("mouso: error: ")]
+    assert "no thread" in line
+    assert "ulimit -u" in line

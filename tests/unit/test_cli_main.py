@@ -159,6 +159,8 @@ def test_the_environment_holds_a_bad_url(shop: Shop, monkeypatch: pytest.MonkeyP
         (BrokerUnavailable("x"), 75),
         (OutcomeUnknown("x"), 75),
         (StartError("x"), 75),
+        (MemoryError(), 75),
+        (RuntimeError("can't start new thread"), 75),
         (JobUnknown("x"), 1),
         (ResultTimeout("x"), 1),
         (BadPayload("x"), 1),

@@ -13,6 +13,8 @@ from mouso.errors import BrokerError, ConfigError, JobRejected, MousoError, Star
 
 FAILED, USAGE, TEMPORARY = 1, 2, 75
 """Exit codes; 75 is EX_TEMPFAIL of sysexits.h: whoever starts us may try again."""
+_NO_THREAD = "can't start new thread"
+"""How Python words it; the error has no class of its own."""
 
 
 class Failed(Exception):
@@ -67,6 +69,11 @@ def explain(error: Exception) -> tuple[int, str]:
         case OSError(strerror=str() as reason):
             what = f"{error.filename}: {reason}" if error.filename else reason
             return FAILED, printable(what)
+        case MemoryError():
+            return TEMPORARY, "there is no memory left; free some, or raise the limit (ulimit -v, MemoryMax=)"
+        case RuntimeError() if str(error) == _NO_THREAD:
+            limits = "of processes and threads (ulimit -u, TasksMax=), or of memory (ulimit -v, MemoryMax=)"
+            return TEMPORARY, f"the system lets no thread start; raise the limit {limits}"
         case _:
             hint = "set MOUSO_DEBUG=1 to see where"
             return FAILED, f"this should not happen: {type(error).__name__}: {one_line(error)}; {hint}"
