@@ -49,6 +49,7 @@ from mouso.wire import (
     kind_of,
     preview,
     same,
+    with_numbers,
     without_values,
 )
 
@@ -111,8 +112,8 @@ class Signature:
         self._decoders = {codec: decoder(self._args, codec) for codec in CODECS}
         returns = hints.get("return", Any)
         self._result_adapter = None if is_usable(returns) else adapter_of(returns)
-        plain = Any if not is_usable(returns) else returns
-        self._result_decoders = {codec: decoder(plain, codec) for codec in CODECS}
+        self._result_kind = Any if not is_usable(returns) else returns
+        self._result_decoders = {codec: decoder(self._result_kind, codec) for codec in CODECS}
         written = signature.return_annotation
         self._returns = inspect.formatannotation(written if returns is Any else returns) if "return" in hints else ""
         self._certain = _certain(returns) if is_usable(returns) else frozenset()
@@ -178,7 +179,11 @@ class Signature:
                 raise self._too_large(size, limit)
             if size > MAX_DEPTH and is_deep(payload, codec, wire):
                 raise RecursionError
-            restored = self._decoders[codec].decode(payload)
+            try:
+                restored = self._decoders[codec].decode(payload)
+            except msgspec.ValidationError as error:
+                payload = with_numbers(self._args, payload, codec, error)
+                restored = self._decoders[codec].decode(payload)
             if restored != bound or self._adapters:
                 self._compare(bound, restored)
         except JobRejected:
@@ -240,7 +245,11 @@ class Signature:
             if value is UNSET or name in self._adapters:
                 continue
             try:
-                restored = decoder(hint, codec).decode(ENCODERS[codec].encode(value))
+                encoded = ENCODERS[codec].encode(value)
+                try:
+                    restored = decoder(hint, codec).decode(encoded)
+                except msgspec.ValidationError as own:
+                    restored = decoder(hint, codec).decode(with_numbers(hint, encoded, codec, own))
                 bool(restored == value)
             except Exception as own:
                 return ArgumentError(f"task {self.name}: argument {name!r}: {self._told(own, name)}")
@@ -409,12 +418,16 @@ class Signature:
                 'return None in its place, or declare the task with codec="msgpack"'
             )
         if type(value) not in self._certain:
-            self._check_result(value, encoded, codec)
+            return self._checked_result(value, encoded, codec)
         return encoded
 
-    def _check_result(self, value: Any, encoded: bytes, codec: str) -> None:
+    def _checked_result(self, value: Any, encoded: bytes, codec: str) -> bytes:
         try:
-            restored = self._restore_result(encoded, codec)
+            try:
+                restored = self._restore_result(encoded, codec)
+            except msgspec.ValidationError as error:
+                encoded = with_numbers(self._result_kind, encoded, codec, error)
+                restored = self._restore_result(encoded, codec)
             wrong = "" if restored == value or same(value, restored) else difference(value, restored)
         except Exception as error:
             wrong = without_values(error)
@@ -424,6 +437,7 @@ class Signature:
                 f"the result of task {self.name}, {kind_of(value)}, cannot be restored {by}: {wrong}; "
                 "annotate the task with the type that it returns"
             )
+        return encoded
 
     def _restore_result(self, encoded: bytes, codec: str) -> Any:
         value = self._result_decoders[codec].decode(encoded)

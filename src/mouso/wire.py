@@ -7,9 +7,10 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import Enum
 from pathlib import PurePath
 from typing import Any, Literal, get_args
 
@@ -33,7 +34,27 @@ def _enc_hook(value: Any) -> Any:
         return str(value)
     if _is_pydantic(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
+    for kind, plain in _BASES:
+        if isinstance(value, kind):
+            return plain(value)
     raise Uncarried(f"an object of type {type(value).__qualname__} cannot be encoded")
+
+
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (bytes, bytes.__bytes__),
+    (bytearray, bytearray.copy),
+)
+"""How a value of a subclass becomes one of its base, by no method that the subclass may have of its own."""
+
+
+def _base(value: Any) -> Any:
+    """What a value of a subclass of text, numbers or bytes travels as; any other is itself."""
+    if not isinstance(value, (str, int, float, bytes, bytearray)) or isinstance(value, (bool, Enum)):
+        return value
+    return next(plain for kind, plain in _BASES if isinstance(value, kind))(value)
 
 
 def _dec_hook(kind: Any, value: Any) -> Any:
@@ -61,6 +82,59 @@ ENCODERS: dict[str, msgspec.json.Encoder | msgspec.msgpack.Encoder] = {
 def decoder(kind: Any, codec: str) -> Any:
     make: Any = msgspec.json.Decoder if codec == "json" else msgspec.msgpack.Decoder
     return make(kind, dec_hook=_dec_hook)
+
+
+def with_numbers(kind: Any, encoded: bytes, codec: str, error: msgspec.ValidationError) -> bytes:
+    """Encoded values with 1 and 0 for the bools where a type has numbers: to Python, True is an int and a float.
+
+    Args:
+        error: Why they could not be decoded; raised again if no bool is to blame.
+    """
+    if "got `bool`" not in str(error):
+        raise error
+    return ENCODERS[codec].encode(_numbers(msgspec.inspect.type_info(kind), decoder(Any, codec).decode(encoded)))
+
+
+def _numbers(info: Any, plain: Any) -> Any:
+    kinds = msgspec.inspect
+    members = [
+        one.type if isinstance(one, kinds.Metadata) else one
+        for one in (info.types if isinstance(info, kinds.UnionType) else (info,))
+    ]
+    if isinstance(plain, bool):
+        is_number = any(isinstance(one, (kinds.IntType, kinds.FloatType)) for one in members)
+        return int(plain) if is_number and not any(isinstance(one, kinds.BoolType) for one in members) else plain
+    for one in members:
+        if isinstance(plain, list):
+            plain = _numbers_in_list(one, plain)
+        elif isinstance(plain, dict):
+            plain = _numbers_in_dict(one, plain)
+    return plain
+
+
+def _numbers_in_list(info: Any, plain: list[Any]) -> list[Any]:
+    kinds = msgspec.inspect
+    if isinstance(info, (kinds.CollectionType, kinds.VarTupleType)):
+        return [_numbers(info.item_type, item) for item in plain]
+    if isinstance(info, kinds.TupleType):
+        known = info.item_types
+    elif isinstance(info, kinds.NamedTupleType):
+        known = tuple(field.type for field in info.fields)
+    else:
+        return plain
+    return [*map(_numbers, known, plain), *plain[len(known) :]]
+
+
+def _numbers_in_dict(info: Any, plain: dict[Any, Any]) -> dict[Any, Any]:
+    kinds = msgspec.inspect
+    if isinstance(info, kinds.DictType):
+        return {key: _numbers(info.value_type, item) for key, item in plain.items()}
+    if not isinstance(info, (kinds.StructType, kinds.DataclassType, kinds.TypedDictType)):
+        return plain
+    if isinstance(info, kinds.StructType) and info.tag_field is not None and plain.get(info.tag_field) != info.tag:
+        return plain  # another member of the union
+    types = {field.encode_name: field.type for field in info.fields}
+    return {key: _numbers(types[key], item) if key in types else item for key, item in plain.items()}
 
 
 class Adapter:
@@ -177,6 +251,7 @@ def canonical(value: Any) -> Any:
 
 def same(a: Any, b: Any) -> bool:
     """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
+    a = _base(a)
     match a, b:
         case (list() | tuple(), list() | tuple()):
             if isinstance(b, list) and hasattr(a, "_fields"):

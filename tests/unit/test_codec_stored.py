@@ -120,7 +120,7 @@ def test_a_result_that_cannot_be_stored_is_refused(value: Any, why: str) -> None
     ("hint", "value", "why"),
     [
         (int, "text", "str, cannot be restored by its return annotation int: Expected `int`, got `str`"),
-        (int, True, "bool, cannot be restored by its return annotation int: Expected `int`, got `bool`"),
+        (bool, 1, "int, cannot be restored by its return annotation bool: Expected `bool`, got `int`"),
         (int, 1.5, "float, cannot be restored by its return annotation int: Expected `int`, got `float`"),
         (type(None), 1, "int, cannot be restored by its return annotation NoneType: Expected `null`, got `int`"),
         (date, datetime(2026, 1, 1), "datetime, cannot be restored by its return annotation datetime.date: "),
