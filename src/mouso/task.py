@@ -10,7 +10,20 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Union,
+    Unpack,
+    get_args,
+    get_origin,
+    overload,
+)
 
 import msgspec
 
@@ -360,16 +373,51 @@ def _context_parameter(task: str, function: Callable[..., Any], *, bind: bool) -
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return None
+    found: dict[str, int | None] = {}
     if bind:
         if not parameters or parameters[0].kind not in (
             inspect.Parameter.POSITIONAL_ONLY,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
         ):
             raise ConfigError(f"task {task}: bind=True needs a first parameter for the context")
-        return parameters[0].name, 0
+        found[parameters[0].name] = 0
     hints = type_hints(function)
     for position, parameter in enumerate(parameters):
-        if hints.get(parameter.name) is Context or parameter.annotation in ("Context", "mouso.Context"):
-            keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-            return parameter.name, None if keyword_only else position
-    return None
+        name, hint = parameter.name, hints.get(parameter.name, Any)
+        if name in found:
+            continue
+        if _is_context(hint, parameter.annotation) and parameter.kind not in _MANY:
+            found[name] = None if parameter.kind is inspect.Parameter.KEYWORD_ONLY else position
+        elif _holds_context(hint):
+            written = inspect.formatannotation(hint) if parameter.kind not in _MANY else f"*{name}: Context"
+            raise ConfigError(
+                f"task {task}: parameter {name!r} is annotated {written}, and the worker fills in one Context alone; "
+                "write ctx: Context, or call Context.current() where it is needed"
+            )
+    if len(found) > 1:
+        first, second = list(found)[:2]
+        raise ConfigError(
+            f"task {task}: parameters {first!r} and {second!r} both take the Context; leave {second!r} out, "
+            "or give it another annotation"
+        )
+    return next(iter(found.items()), None)
+
+
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_CONTEXT_TEXTS = frozenset(
+    text
+    for name in ("Context", "mouso.Context")
+    for text in (name, f"{name}|None", f"None|{name}", f"Optional[{name}]", f"typing.Optional[{name}]")
+)
+
+
+def _is_context(hint: Any, written: object) -> bool:
+    """Whether an annotation is ``Context``, or that or None; as text, if it cannot be resolved."""
+    if hint is Any and isinstance(written, str):
+        return "".join(written.split()) in _CONTEXT_TEXTS
+    return hint is Context or (get_origin(hint) in (Union, UnionType) and set(get_args(hint)) == {Context, type(None)})
+
+
+def _holds_context(hint: Any) -> bool:
+    parts = hint if isinstance(hint, list) else get_args(hint)
+    return hint is Context or any(map(_holds_context, parts))

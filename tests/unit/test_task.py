@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Optional
 
 import pytest
 
@@ -293,6 +293,66 @@ def test_the_context_cannot_be_passed_to_delay(app: Mouso) -> None:
     task: Task[..., Any] = app.task(middle)
     with pytest.raises(ArgumentError, match="got an unexpected keyword argument 'ctx'"):
         task.delay(1, ctx=Context())
+
+
+def optional(a: int, ctx: Context | None = None, b: int = 2) -> Any:
+    return ctx.job_id if ctx else None, a, b
+
+
+def optional_first(ctx: Optional[Context], a: int, b: int = 2) -> Any:  # noqa: UP045  # it is what people write
+    return ctx.job_id if ctx else None, a, b
+
+
+@pytest.mark.parametrize("function", [optional, optional_first])
+def test_a_context_that_may_be_none_is_filled_in_too(app: Mouso, function: Any) -> None:
+    task = app.task(function)
+    task.delay(1, b=3)
+    assert run(task, stored(app)[0], Context(job_id="j")) == ("j", 1, 3)
+    assert task(1) == ("", 1, 2)
+
+
+def test_a_context_that_may_be_none_is_known_by_its_text(app: Mouso) -> None:
+    for written in ("Context | None", "Optional[mouso.Context]"):
+        source = f"def task(a: int, ctx: {written!r} = None) -> object:\n    return ctx, a\n"
+        names: dict[str, Any] = {}
+        exec(source, names)
+        assert app.task(names["task"]).context_parameter == ("ctx", 1)
+        app.tasks.clear()
+
+
+def test_a_class_of_the_apps_own_with_the_same_name_is_an_ordinary_annotation(app: Mouso) -> None:
+    names: dict[str, Any] = {"Context": dict[str, int]}
+    exec("def task(ctx: 'Context') -> object:\n    return ctx\n", names)
+    assert app.task(names["task"]).context_parameter is None
+
+
+def list_of(a: int, ctx: list[Context]) -> None: ...
+
+
+def union_of(a: int, ctx: Context | int) -> None: ...
+
+
+def annotated(ctx: Annotated[Context, "the job"]) -> None: ...
+
+
+def any_number(*ctx: Context) -> None: ...
+
+
+def by_name(**ctx: Context) -> None: ...
+
+
+@pytest.mark.parametrize("function", [list_of, union_of, annotated, any_number, by_name])
+def test_a_context_inside_another_annotation_is_refused_at_the_declaration(app: Mouso, function: Any) -> None:
+    with pytest.raises(ConfigError, match=r"parameter 'ctx' is annotated .*Context.*; write ctx: Context, or call Co"):
+        app.task(function)
+
+
+def test_a_second_context_is_refused_at_the_declaration(app: Mouso) -> None:
+    def both(ctx: Context, a: int, again: Context | None = None) -> None: ...
+
+    for bind in ({}, {"bind": True}):
+        with pytest.raises(ConfigError, match="parameters 'ctx' and 'again' both take the Context; leave 'again' out"):
+            app.task(**bind)(both)  # type: ignore[call-overload]  # why: it is about what is refused
 
 
 def test_a_context_under_type_checking_only_is_found_by_its_name(app: Mouso) -> None:
