@@ -177,11 +177,6 @@ def test_an_app_without_tasks(shop: Shop) -> None:
     assert "it has no tasks" in one(diagnose(shop, "bare:app", code=1), "app").what
 
 
-def test_an_app_in_memory(shop: Shop) -> None:
-    shop.write("inner.py", "from mouso import Mouso\napp = Mouso(broker='memory://x')\n@app.task\ndef t(): ...\n")
-    assert "memory://x lives inside one process" in one(diagnose(shop, "inner:app"), "store").what
-
-
 def test_a_project_file_that_cannot_be_read_is_a_finding(shop: Shop) -> None:
     shop.write("pyproject.toml", "[tool.mouso]\nprocesses = 0\n")
     finding = one(diagnose(shop, code=1), "settings")

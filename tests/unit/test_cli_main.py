@@ -28,7 +28,7 @@ from mouso.errors import (
     SchemaError,
     StartError,
 )
-from tests.unit.cli_kit import Shop, opened
+from tests.unit.cli_kit import SHOP, Shop, opened
 
 BUILT = [name for name, entry in COMMANDS.items() if entry.module.startswith("mouso.cli.")]
 
@@ -129,6 +129,20 @@ def test_every_option_has_a_help_text() -> None:
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(shop: Shop, args: tuple[str, ...], text: str) -> None:
     assert text in shop.error(2, *args)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jobs", "job a", "queues", "workers", "doctor", "enqueue add 1", "cancel a", "retry a",
+        "delete a", "dead", "dead retry --all --yes", "pause mail", "resume mail", "purge mail", "migrate",
+    ],
+)  # fmt: skip
+def test_a_store_that_lives_in_this_process_alone_is_refused(shop: Shop, line: str) -> None:
+    shop.write("inner.py", SHOP.replace('"shop",', '"shop", "memory://x",'))
+    command, *rest = line.split()
+    message = shop.error(2, command, "inner:app", *rest)
+    assert message == "memory://x lives inside one process; name a store such as sqlite:///mouso.db"
 
 
 def test_the_settings_are_wrong(shop: Shop) -> None:

@@ -23,6 +23,7 @@ from mouso.errors import ConfigError
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
+    from mouso.brokers import Broker
 
 
 class Target:
@@ -39,13 +40,34 @@ class Target:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Mouso]:
-        """Imports the app and closes it in the end. What its modules print goes to stderr: stdout is for answers."""
+        """Imports the app and closes it in the end. What its modules print goes to stderr: stdout is for answers.
+
+        Raises:
+            ConfigError: It cannot be imported, or its broker lives in this process alone.
+        """
+        with self.imported() as app:
+            require_shared(app.broker)
+            yield app
+
+    @contextlib.contextmanager
+    def imported(self) -> Iterator[Mouso]:
+        """``open`` for whatever broker the app has."""
         from mouso.loading import load_app
 
         with contextlib.redirect_stdout(sys.stderr):
             app = load_app(self.path)
         with app:
             yield app
+
+
+def require_shared(broker: Broker) -> None:
+    """Refuses a broker whose jobs nobody sees but this process, and which are gone when it ends.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if not broker.capabilities.shared:
+        raise ConfigError(f"{broker.url} lives inside one process; name a store such as sqlite:///mouso.db")
 
 
 class AppCommand(click.Command):

@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mouso.brokers.base import Finding, JobFilter, Level, Retention
-from mouso.cli.base import Target, app_command
+from mouso.cli.base import Target, app_command, require_shared
 from mouso.cli.output import Column, say, write_json, write_table
 from mouso.clock import SYSTEM
 from mouso.config import one_line
@@ -98,11 +98,12 @@ class Patient:
         settings = self._ask("settings", lambda: project_settings(folder), ProjectSettings())
         with contextlib.ExitStack() as stack:
             app = self._ask(
-                "app", lambda: stack.enter_context(target.open()), None, "mend it: no worker starts like this"
+                "app", lambda: stack.enter_context(target.imported()), None, "mend it: no worker starts like this"
             )
             broker = self._ask("store", lambda: _broker(app, stack), None)
             if broker is None:
                 return None
+            require_shared(broker)
             if app is None:
                 self._found(Level.INFO, "app", f"without it, {broker.url} is looked at", "set $MOUSO_BROKER to another")
             elif not app.tasks:
@@ -119,9 +120,6 @@ class Patient:
         if diagnosis is None:
             return
         self.findings += diagnosis.findings
-        if not broker.capabilities.shared:
-            what = f"{broker.url} lives inside one process, so no worker can serve it"
-            self._found(Level.WARNING, "store", what, "name a store such as sqlite:///mouso.db")
         if diagnosis.view is not None:
             with contextlib.closing(diagnosis.view):
                 seen = self._look(app, diagnosis.view, settings, retention)
