@@ -18,12 +18,12 @@ from mouso.clock import Duration, instant, millis
 from mouso.config import closest
 from mouso.context import Context
 from mouso.errors import ArgumentError, CapabilityError, ConfigError, OptionError
-from mouso.events import EventBus, Handler
+from mouso.events import EVENTS, EventBus, Handler, check_event
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
 from mouso.keys import Key, read_keys
 from mouso.lifespan import Lifespan, lifespan_of
-from mouso.middleware import Middleware
+from mouso.middleware import Middleware, check_middleware
 from mouso.options import Options
 from mouso.producer import Producer, after
 from mouso.redaction import Redaction
@@ -275,7 +275,12 @@ class Mouso:
         return task
 
     def middleware(self, function: M) -> M:
-        """Registers a function ``(job, call)`` around every run; see ``mouso.middleware``."""
+        """Registers a function ``(job, call)`` around every run; see ``mouso.middleware``.
+
+        Raises:
+            ConfigError: It is none, or does not take these two.
+        """
+        check_middleware(function)
         self.middlewares.append(function)
         return function
 
@@ -283,8 +288,12 @@ class Mouso:
         """Registers a handler of events, ``@app.on("job.dead")``; see ``mouso.events.EVENTS``.
 
         Raises:
-            ConfigError: No event has this name.
+            ConfigError: No event has this name, or the handler is no plain function that takes one.
         """
+        for name in names:
+            check_event(name)
+        if not names:
+            raise ConfigError(f'app.on() names no event; write @app.on("job.dead"), there are {", ".join(EVENTS)}')
 
         def register(handler: H) -> H:
             for name in names:

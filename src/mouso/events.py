@@ -9,7 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 from mouso.config import closest
-from mouso.errors import ConfigError, ErrorInfo
+from mouso.errors import ConfigError, ErrorInfo, shown
+from mouso.retry import takes
 
 EVENTS = {
     "job.completed": "Its run has returned; the result is stored.",
@@ -62,16 +63,10 @@ class EventBus:
         """Registers a handler.
 
         Raises:
-            ConfigError: No event has this name, or the handler is a coroutine function.
+            ConfigError: No event has this name, or the handler is no plain function that takes an event.
         """
-        if name not in EVENTS:
-            raise ConfigError(
-                f"no event is called {name!r}; {closest(name, EVENTS) or 'there are ' + ', '.join(EVENTS)}"
-            )
-        if inspect.iscoroutinefunction(handler):
-            raise ConfigError(
-                f"the handler {handler.__qualname__} of {name} is a coroutine function; write a plain one"
-            )
+        check_event(name)
+        _check_handler(name, handler)
         self._handlers.setdefault(name, []).append(handler)
 
     def emit(self, event: Event) -> None:
@@ -81,3 +76,27 @@ class EventBus:
                 handler(event)
             except (Exception, SystemExit):
                 _log.exception("the handler %r of %s failed", handler, event.name)
+
+
+def check_event(name: object) -> None:
+    """Refuses a name that no event has.
+
+    Raises:
+        ConfigError: Names the closest.
+    """
+    if not isinstance(name, str):
+        raise ConfigError(f'{shown(name)} is no name of an event; write @app.on("job.dead")')
+    if name not in EVENTS:
+        raise ConfigError(f"no event is called {name!r}; {closest(name, EVENTS) or 'there are ' + ', '.join(EVENTS)}")
+
+
+def _check_handler(event: str, handler: object) -> None:
+    name = getattr(handler, "__qualname__", None) or shown(handler)
+    if not callable(handler):
+        raise ConfigError(f"the handler {name:.80} of {event} is no function; write def name(event)")
+    if inspect.iscoroutinefunction(handler):
+        raise ConfigError(f"the handler {name:.80} of {event} is a coroutine function; write a plain one")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigError(f"the handler {name:.80} of {event} is a generator, whose body never runs; write a plain one")
+    if not takes(handler, Event(event, "")):
+        raise ConfigError(f"the handler {name:.80} of {event} does not take (event); write def name(event)")

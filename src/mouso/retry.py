@@ -81,14 +81,15 @@ def check_backoff(function: object) -> BackoffFunction:
     advice = "write a plain function (exception, attempt) that returns seconds, or None for no further attempt"
     if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         raise ValueError(f"backoff={name} is a coroutine function; {advice}")
-    if not _takes_two(function):
+    if not takes(function, OSError(), 1):
         raise ValueError(f"backoff={name} does not take (exception, attempt); {advice}")
     return function
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def takes(function: Callable[..., Any], *arguments: object) -> bool:
+    """Whether a function can be called with these arguments, as far as can be told without calling it."""
     try:
-        inspect.signature(function).bind(OSError(), 1)
+        inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
     except ValueError:  # some of those written in C do not say what they take

@@ -1,9 +1,12 @@
 """Events tell what has happened, and cannot harm it."""
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from mouso import Mouso
 from mouso.errors import ConfigError
 from mouso.events import EVENTS, Event, EventBus
 
@@ -65,3 +68,33 @@ def test_an_unknown_event_is_refused_with_the_closest_name() -> None:
         EventBus().add("job.complete", print)
     with pytest.raises(ConfigError, match=r"no event is called ''; there are job\.completed, job\.failed"):
         EventBus().add("", print)
+
+
+def generator(event: Event) -> Iterator[Event]:
+    yield event
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (5, "the handler 5 of job.completed is no function"),
+    (lambda: None, r"the handler <lambda> of job.completed does not take \(event\)"),
+    (lambda event, more: None, r"the handler <lambda> of job.completed does not take \(event\)"),
+    (generator, "the handler generator of job.completed is a generator"),
+]
+
+
+@pytest.mark.parametrize(("handler", "words"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_be_told_an_event_is_refused_where_it_is_registered(handler: Any, words: str) -> None:
+    app = Mouso("shop", "memory://events")
+    with pytest.raises(ConfigError, match=words):
+        app.on("job.completed")(handler)
+    assert app.events.names == frozenset()
+
+
+def test_a_handler_of_no_event_is_refused() -> None:
+    app = Mouso("shop", "memory://events")
+    with pytest.raises(
+        ConfigError, match=r'app.on\(\) names no event; write @app.on\("job.dead"\), there are job.comp'
+    ):
+        app.on()(print)
+    with pytest.raises(ConfigError, match=r"is no name of an event; write @app.on"):
+        app.on(print)  # type: ignore[arg-type]  # why: the parentheses are easily forgotten

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mouso import Context
+from mouso import Context, Mouso
+from mouso.errors import ConfigError
 from mouso.middleware import compose
 
 JOB = Context(job_id="a", task="shop.add")
@@ -87,3 +88,40 @@ def test_a_call_can_be_made_twice() -> None:
     runs = []
     compose([lambda job, call: (call(), call())], JOB, lambda: runs.append(1))()
     assert len(runs) == 2
+
+
+class Layer:
+    """An object that is called like a function."""
+
+    def __call__(self, job: Context, call: Call) -> Any:
+        return call()
+
+
+def generator(job: Context, call: Call) -> Any:
+    yield call()
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (5, "the middleware 5 is no function"),
+    (None, "the middleware None is no function"),
+    (lambda job: 1, r"the middleware <lambda> does not take \(job, call\)"),
+    (Layer, r"the middleware Layer does not take \(job, call\)"),
+    (lambda job, call, other: 1, r"the middleware <lambda> does not take \(job, call\)"),
+    (generator, "the middleware generator is a generator"),
+]
+
+
+@pytest.mark.parametrize(("layer", "words"), REFUSED, ids=range(len(REFUSED)))
+def test_what_cannot_go_around_a_run_is_refused_where_it_is_registered(layer: Any, words: str) -> None:
+    app = Mouso("shop", "memory://middleware")
+    with pytest.raises(ConfigError, match=f"{words}.*; write def name"):
+        app.middleware(layer)
+    assert app.middlewares == []
+
+
+def test_whatever_takes_job_and_call_may_go_around_a_run() -> None:
+    app, layer = Mouso("shop", "memory://middleware"), Layer()
+    assert app.middleware(layer) is layer
+    app.middleware(lambda *args: args[1]())
+    app.middleware(max)  # it does not tell what it takes
+    assert len(app.middlewares) == 3
