@@ -17,7 +17,7 @@ from mouso.brokers.base import BATCH, Enqueued, JobFilter, QueueInfo, Retention,
 from mouso.clock import Duration, instant, millis
 from mouso.config import closest
 from mouso.context import Context
-from mouso.errors import ArgumentError, CapabilityError, ConfigError, OptionError
+from mouso.errors import ArgumentError, CapabilityError, ConfigError, OptionError, shown
 from mouso.events import EVENTS, EventBus, Handler, check_event
 from mouso.handle import JobHandle
 from mouso.job import Job, JobState, check_name
@@ -320,7 +320,7 @@ class Mouso:
             As ``Task.map``.
         """
         handles: list[JobHandle[Any]] = []
-        source = iter(jobs)
+        source = _each(jobs)
         with after(handles):
             while batch := _jobs(source):
                 handles += self._handles(batch, self.producer.submit(batch))
@@ -329,7 +329,7 @@ class Mouso:
     async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[Any]]:
         """``enqueue_many`` for coroutines."""
         handles: list[JobHandle[Any]] = []
-        source = iter(jobs)
+        source = _each(jobs)
         with after(handles):
             while batch := _jobs(source):
                 handles += self._handles(batch, await self.producer.asubmit(batch))
@@ -386,15 +386,7 @@ class Mouso:
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_LISTED:
             raise OptionError(f"limit={limit!r:.80} is out of range; use 1 to {MOST_LISTED:,}")
-        states = None
-        if state is not None:
-            wanted = [state] if isinstance(state, str) else list(state)
-            try:
-                states = frozenset(JobState(s) for s in wanted)
-            except ValueError:
-                bad = next(s for s in wanted if s not in set(JobState))
-                hint = closest(bad, JobState) or f"there are {', '.join(JobState)}"
-                raise OptionError(f"no state is called {bad!r}; {hint}") from None
+        states = None if state is None else _states(state)
         where = JobFilter(states=states, queue=queue, task=task, parked=parked, limit=limit, after=after)
         return self.broker.find(where)
 
@@ -407,8 +399,17 @@ class Mouso:
         return self.broker.workers()
 
     def pause(self, queue: str, until: datetime | None = None) -> None:
-        """Stops workers from taking jobs of a queue, until ``resume`` or an aware datetime."""
-        self.broker.pause(check_name(queue, "queue"), None if until is None else instant(until, "until"))
+        """Stops workers from taking jobs of a queue, until ``resume`` or an aware datetime.
+
+        Raises:
+            OptionError: The name can be no queue's, or ``until`` is no instant.
+        """
+        name = check_name(queue, "queue")
+        try:
+            end = None if until is None else instant(until, "until")
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        self.broker.pause(name, end)
 
     def resume(self, queue: str) -> None:
         """Ends a pause."""
@@ -423,6 +424,32 @@ class Mouso:
         return purged
 
 
+def _states(given: object) -> frozenset[JobState]:
+    try:
+        wanted = [given] if isinstance(given, str) else list(given)  # type: ignore[call-overload]  # that is asked here
+    except TypeError:
+        wanted = [given]
+    for name in wanted:
+        if not isinstance(name, str) or name not in list(JobState):
+            hint = closest(name, JobState) if isinstance(name, str) else ""
+            raise OptionError(f"no state is called {shown(name)}; {hint or 'there are ' + ', '.join(JobState)}")
+    return frozenset(map(JobState, wanted))
+
+
+def _each(jobs: Iterable[Job]) -> Iterator[Job]:
+    try:
+        return iter(jobs)
+    except TypeError:
+        raise _no_job(jobs) from None
+
+
+def _no_job(given: object) -> ArgumentError:
+    return ArgumentError(
+        f"enqueue_many takes jobs made by task.job(...), not {type(given).__name__}; "
+        "write app.enqueue_many([add.job(1, 2), …])"
+    )
+
+
 def _jobs(source: Iterator[Job]) -> list[Job]:
     """The next batch; empty at the end.
 
@@ -432,8 +459,5 @@ def _jobs(source: Iterator[Job]) -> list[Job]:
     batch = list(islice(source, BATCH))
     for job in batch:
         if not isinstance(job, Job):
-            raise ArgumentError(
-                f"enqueue_many takes jobs made by task.job(...), not {type(job).__name__}; "
-                "write app.enqueue_many([add.job(1, 2), …])"
-            )
+            raise _no_job(job)
     return batch

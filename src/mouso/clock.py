@@ -103,7 +103,9 @@ def instant(value: datetime | int | float, name: str = "eta") -> int:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         ms = int(round(value * 1000, 3)) if 0 <= value < _END else -1
     else:
-        raise ValueError(f"{name} must be an aware datetime, not {type(value).__name__}")
+        raise ValueError(
+            f"{name} must be an aware datetime, not {type(value).__name__}; use datetime.now(timezone.utc) + …"
+        )
     if not 0 <= ms < _END * 1000:
         raise ValueError(f"{name}={shown(value)} lies outside the years 1970 to 2262")
     return ms

@@ -20,6 +20,7 @@ from mouso.errors import (
     JobExpired,
     JobFailed,
     JobUnknown,
+    OptionError,
     ResultError,
     ResultTimeout,
 )
@@ -120,7 +121,7 @@ class JobHandle(Generic[R]):
             JobUnknown: No job has this id.
             JobError: It does not run, it ended before its worker answered, or the worker did not answer in time.
         """
-        deadline = SYSTEM.monotonic() + seconds(timeout, "timeout")
+        deadline = _deadline(timeout)
         asked = self._app.broker.ask_stack(self.id)
         job = self.refresh().record
         if not asked:
@@ -172,9 +173,10 @@ class JobHandle(Generic[R]):
 
         Raises:
             JobUnknown: No job has this id.
+            OptionError: The timeout is no duration.
             ResultTimeout: It was not final in time.
         """
-        deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
+        deadline = None if timeout is None else _deadline(timeout)
         updates: queue.SimpleQueue[JobUpdate | None] = queue.SimpleQueue()
         subscription = self._app.listener.subscribe(self.id, updates.put)
         try:
@@ -195,7 +197,7 @@ class JobHandle(Generic[R]):
         """``watch`` for coroutines."""
         import asyncio
 
-        deadline = None if timeout is None else SYSTEM.monotonic() + seconds(timeout, "timeout")
+        deadline = None if timeout is None else _deadline(timeout)
         loop = asyncio.get_running_loop()
         updates: asyncio.Queue[JobUpdate | None] = asyncio.Queue()
         subscription = self._app.listener.subscribe(
@@ -348,6 +350,18 @@ def retry_jobs(app: Mouso, ids: Sequence[str], payload: bytes | None = None) -> 
     rest = [id for id in ids if id not in results]
     results.update(zip(rest, app.broker.retry(rest), strict=True))
     return [results[id] for id in ids]
+
+
+def _deadline(timeout: Duration) -> float:
+    """When a wait is over, on the monotonic clock.
+
+    Raises:
+        OptionError: The timeout is no duration.
+    """
+    try:
+        return SYSTEM.monotonic() + seconds(timeout, "timeout")
+    except ValueError as error:
+        raise OptionError(str(error)) from None
 
 
 async def _in_thread(call: Callable[..., T], *args: Any) -> T:

@@ -30,7 +30,7 @@ import msgspec
 from mouso.brokers.base import BATCH
 from mouso.codec import Signature, type_hints
 from mouso.context import Context
-from mouso.errors import ConfigError, OptionError
+from mouso.errors import ArgumentError, ConfigError, OptionError
 from mouso.handle import JobHandle
 from mouso.job import Job, JobOptions, check_name, new_id
 from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
@@ -200,7 +200,13 @@ class Call(Generic[P, R]):
     def _each(self, calls: Iterable[Any]) -> Iterator[Any]:
         if self._template.id is not None:
             raise OptionError(f"task {self._task.name}: id= belongs to one job; map() makes one per call")
-        return iter(calls)
+        try:
+            return iter(calls)
+        except TypeError:
+            raise ArgumentError(
+                f"task {self._task.name}: map() takes an iterable of tuples of arguments, not {type(calls).__name__}; "
+                "write map([(1,), (2,)])"
+            ) from None
 
     def _build_from(self, call: Any) -> Job:
         if isinstance(call, Mapping):

@@ -1,6 +1,7 @@
 """The application: its settings, its tasks, its jobs, and the transactions of the caller."""
 
 import asyncio
+import math
 import resource
 import sqlite3
 import threading
@@ -15,7 +16,15 @@ import pytest
 
 from mouso import Context, Mouso, lifespan
 from mouso.brokers.base import Capabilities, JobFilter, Want
-from mouso.errors import BrokerUnavailable, CapabilityError, ConfigError, JobUnknown, MousoError, OptionError
+from mouso.errors import (
+    ArgumentError,
+    BrokerUnavailable,
+    CapabilityError,
+    ConfigError,
+    JobUnknown,
+    MousoError,
+    OptionError,
+)
 from mouso.events import Event
 from mouso.handle import JobHandle
 from mouso.job import new_id
@@ -261,9 +270,25 @@ def test_jobs_are_chosen_by_state_queue_and_task(app: Mouso) -> None:
     assert app.jobs(parked=True) == []
 
 
-@pytest.mark.parametrize("state", ["death", "", ["dead", "gone"]])
+@pytest.mark.parametrize("until", [datetime(2100, 1, 1), "10m", math.nan, True])  # it is about that
+def test_a_pause_until_no_instant_is_refused(app: Mouso, until: Any) -> None:
+    with pytest.raises(OptionError, match="until"):
+        app.pause("mail", until)
+    assert app.queues() == []
+
+
+def test_what_holds_no_jobs_is_refused(app: Mouso) -> None:
+    words = r"enqueue_many takes jobs made by task.job\(...\), not NoneType; write app.enqueue_many\(\["
+    nothing: Any = None
+    with pytest.raises(ArgumentError, match=words):
+        app.enqueue_many(nothing)
+    with pytest.raises(ArgumentError, match=words):
+        asyncio.run(app.aenqueue_many(nothing))
+
+
+@pytest.mark.parametrize("state", ["death", "", ["dead", "gone"], 5, [5], [[]], object])
 def test_a_state_that_does_not_exist_is_refused(app: Mouso, state: Any) -> None:
-    with pytest.raises(OptionError, match=r"no state is called '.*'; (did you mean|there are)"):
+    with pytest.raises(OptionError, match=r"no state is called .*; (did you mean|there are)"):
         app.jobs(state=state)
 
 

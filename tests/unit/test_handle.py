@@ -22,7 +22,7 @@ from mouso import (
     Mouso,
 )
 from mouso.brokers.base import Update, Want
-from mouso.errors import ArgumentError, ConfigError, ErrorInfo, JobError, ResultError, ResultTimeout
+from mouso.errors import ArgumentError, ConfigError, ErrorInfo, JobError, OptionError, ResultError, ResultTimeout
 from mouso.job import Charge, Lease, Outcome, Progress, new_id
 from tests.support import wait_until
 
@@ -276,9 +276,11 @@ def test_a_job_that_does_not_end_in_time_is_a_timeout_error(
     assert 0.04 <= time.monotonic() - started < 5
 
 
-def test_a_timeout_that_is_no_duration_is_refused(app: Mouso, job: JobHandle[Any]) -> None:
-    with pytest.raises(ValueError, match="timeout='soon' is no duration"):
-        job.get("soon")
+@pytest.mark.parametrize("timeout", [math.nan, "soon", True, 1e12])
+def test_a_timeout_that_is_no_duration_is_refused(job: JobHandle[Any], timeout: Any) -> None:
+    for wait in (job.get, lambda given: asyncio.run(job.aget(given)), lambda given: list(job.watch(given)), job.stack):
+        with pytest.raises(OptionError, match="timeout"):
+            wait(timeout)
 
 
 # -- watching

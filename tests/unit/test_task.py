@@ -295,6 +295,15 @@ def test_the_context_cannot_be_passed_to_delay(app: Mouso) -> None:
         task.delay(1, ctx=Context())
 
 
+def test_map_over_what_is_no_iterable_is_refused(app: Mouso) -> None:
+    task: Any = app.task(add)
+    words = r"map\(\) takes an iterable of tuples of arguments, not int; write map\(\[\(1,\), \(2,\)\]\)"
+    with pytest.raises(ArgumentError, match=words):
+        task.map(5)
+    with pytest.raises(ArgumentError, match=words):
+        asyncio.run(task.amap(5))
+
+
 def optional(a: int, ctx: Context | None = None, b: int = 2) -> Any:
     return ctx.job_id if ctx else None, a, b
 
