@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mouso import Context, Mouso, Snooze
+from mouso import Context, Mouso, Retry, Snooze
 from mouso.clock import SYSTEM
-from mouso.errors import ConfigError
-from mouso.job import JobState, Lease, LogLine, Outcome, Progress, decode_log
+from mouso.errors import ConfigError, JobControl
+from mouso.job import Charge, JobState, Lease, LogLine, Outcome, Progress, decode_log
 from mouso.worker import meter as module
 from mouso.worker.executor import Executor, Run
 from mouso.worker.meter import Meter
@@ -295,3 +295,17 @@ def test_lines_of_several_threads_of_a_job(bench: Bench) -> None:
 
     found = decode_log(bench.function(threads).log)
     assert len(found["lines"]) == 80
+
+
+@pytest.mark.parametrize(
+    ("control", "words"), [(Retry("zz"), "Retry delay='zz' is no"), (Snooze("abc"), "Snooze delay")]
+)
+def test_a_delay_that_is_none_makes_an_ordinary_failed_attempt(bench: Bench, control: JobControl, words: str) -> None:
+    def work() -> None:
+        raise control
+
+    outcome = bench.function(work)
+    assert (outcome.state, outcome.charge, outcome.reason) == (JobState.RETRYABLE, Charge.ATTEMPT, "")
+    assert outcome.error is not None
+    assert words in outcome.error.message
+    assert "raise control" in outcome.error.traceback

@@ -342,7 +342,11 @@ class Executor:
 
     def _judge(self, run: Run, error: BaseException) -> Outcome:
         if isinstance(error, JobControl) and not isinstance(error, Retry):
-            return controlled(run.lease, error)
+            try:
+                return controlled(run.lease, error)
+            except ValueError as wrong:
+                wrong.__cause__ = error
+                return self._failed(run, wrong)
         if run.context.stop_reason in ("shutdown", "fenced") and not isinstance(error, Retry):
             # Whatever a task makes of its interruption, such as an error of the client that it was waiting for.
             return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
@@ -361,10 +365,17 @@ class Executor:
 
     def _failed(self, run: Run, error: BaseException, *, timed_out: bool = False) -> Outcome:
         attempt = run.lease.attempts + 1
+        asked = None
+        if isinstance(error, Retry) and error.delay is not None:
+            try:
+                asked = seconds(error.delay, "Retry delay")
+            except ValueError as wrong:
+                wrong.__cause__ = error
+                error = wrong
         try:
             decision = run.settings.policy.decide(error, attempt, timed_out=timed_out)
-            if isinstance(error, Retry) and error.delay is not None and decision.delay is not None:
-                decision = Decision(seconds(error.delay, "Retry delay"), "")
+            if asked is not None and decision.delay is not None:
+                decision = Decision(asked, "")
         except Exception as broken:
             log.exception("the retry policy of task %s failed", run.lease.task)
             error, decision = broken, Decision(None, "discarded")

@@ -62,14 +62,14 @@ def outcome_of(
 
 
 def controlled(lease: Lease, error: JobControl) -> Outcome:
-    """The outcome that a task has asked for: ``Snooze``, ``Cancel`` or ``Discard``."""
+    """The outcome that a task has asked for: ``Snooze``, ``Cancel`` or ``Discard``.
+
+    Raises:
+        ValueError: The delay of a ``Snooze`` is none.
+    """
     match error:
         case Snooze():
-            try:
-                delay = seconds(error.delay, "Snooze delay")
-            except ValueError as wrong:
-                return failure(lease, Decision(None, "discarded"), describe(wrong, lease.attempts + 1, "discarded"))
-            return outcome_of(lease, JobState.SCHEDULED, delay=int(delay * 1000))
+            return outcome_of(lease, JobState.SCHEDULED, delay=int(seconds(error.delay, "Snooze delay") * 1000))
         case Cancel():
             return outcome_of(lease, JobState.CANCELLED, reason=describe(error, 0, "").message[:1000])
         case _:
