@@ -49,6 +49,7 @@ from mouso.wire import (
     kind_of,
     preview,
     same,
+    with_enums,
     with_numbers,
     without_values,
 )
@@ -110,16 +111,20 @@ class Signature:
         self._required = all(p.default is _P.empty for p in parameters)
         self._args = self._struct(parameters)
         self._decoders = {codec: decoder(self._args, codec) for codec in CODECS}
-        returns = hints.get("return", Any)
+        annotated = hints.get("return", Any)
+        returns = with_enums(annotated)
         self._result_adapter = None if is_usable(returns) else adapter_of(returns)
         self._result_kind = Any if not is_usable(returns) else returns
         self._result_decoders = {codec: decoder(self._result_kind, codec) for codec in CODECS}
         written = signature.return_annotation
-        self._returns = inspect.formatannotation(written if returns is Any else returns) if "return" in hints else ""
+        self._returns = (
+            inspect.formatannotation(written if annotated is Any else annotated) if "return" in hints else ""
+        )
         self._certain = _certain(returns) if is_usable(returns) else frozenset()
 
     def _hint(self, parameter: inspect.Parameter, hint: Any) -> Any:
         """The type to decode a parameter into."""
+        hint = with_enums(hint)
         if parameter.kind is _P.VAR_POSITIONAL:
             many = types.GenericAlias(tuple, (hint, ...))
             return many if is_usable(many) else tuple[Any, ...]

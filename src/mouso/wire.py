@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -62,6 +63,8 @@ def _dec_hook(kind: Any, value: Any) -> Any:
         return kind(value)
     if _is_pydantic(kind):
         return kind.model_validate_json(_JSON.encode(value))
+    if isinstance(kind, _ByValue):
+        return kind.find(value)
     if kind is object:
         return value
     raise Uncarried(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
@@ -135,6 +138,53 @@ def _numbers_in_dict(info: Any, plain: dict[Any, Any]) -> dict[Any, Any]:
         return plain  # another member of the union
     types = {field.encode_name: field.type for field in info.fields}
     return {key: _numbers(types[key], item) if key in types else item for key, item in plain.items()}
+
+
+class _ByValue(type):
+    """Stands in a type hint for an enum of values that msgspec does not look up itself."""
+
+    members: Mapping[bytes, Enum]
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return value in cls.members.values()
+
+    def find(cls, value: object) -> Enum:
+        """The member with this value, as it came in.
+
+        Raises:
+            ValueError: None has.
+        """
+        member = cls.members.get(_JSON.encode(value))
+        if member is None:
+            raise ValueError(f"no member of {cls.__name__} has this value")
+        return member
+
+
+def with_enums(hint: Any) -> Any:
+    """A type hint in which enums that msgspec refuses, of both texts and numbers or of others, are found by value."""
+    known = _with_enums(hint)
+    return known if known is hint or is_usable(known) else hint
+
+
+def _with_enums(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint if is_usable(hint) else _by_value(hint)
+    old = get_args(hint)
+    new = tuple(map(_with_enums, old))
+    if all(a is b for a, b in zip(old, new, strict=True)):
+        return hint
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return Annotated[(new[0], *hint.__metadata__)]
+    return Union[new] if origin in (Union, UnionType) else origin[new]  # noqa: UP007  # built at run time
+
+
+def _by_value(kind: type[Enum]) -> Any:
+    try:
+        members = {_JSON.encode(member.value): member for member in kind}
+    except Exception:  # a value that nothing carries
+        return kind
+    return _ByValue(kind.__name__, (), {"members": members}) if len(members) == len(kind) else kind
 
 
 class Adapter:
