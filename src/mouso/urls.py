@@ -159,7 +159,10 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: It cannot be used; the message never holds a password.
         """
-        if not isinstance(url, str) or not url:
+        if not isinstance(url, str):
+            kind = type(url).__name__
+            raise ConfigError(f"the broker URL is no text but of type {kind}; use for example 'sqlite:///mouso.db'")
+        if not url:
             raise ConfigError("the broker URL is empty; use for example sqlite:///mouso.db")
         shown = redact(url)
         if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in url):

@@ -64,6 +64,8 @@ def test_a_url_of_servers(url: str, user: str, password: str, hosts: tuple[tuple
 @pytest.mark.parametrize(
     ("url", "text"),
     [
+        (5, "is no text but of type int; use for example 'sqlite:///mouso.db'"),
+        (b"redis://:secret@host", "is no text but of type bytes; use"),
         ("", "is empty"),
         ("mouso.db", "has no scheme"),
         ("redis//x", "has no scheme"),
