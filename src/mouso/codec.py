@@ -47,6 +47,7 @@ from mouso.wire import (
     is_deep,
     is_usable,
     kind_of,
+    loses_nan,
     preview,
     same,
     with_enums,
@@ -190,7 +191,7 @@ class Signature:
                 payload = with_numbers(self._args, payload, codec, error)
                 restored = self._decoders[codec].decode(payload)
             if restored != bound or self._adapters:
-                self._compare(bound, restored)
+                self._compare(bound, restored, codec)
         except JobRejected:
             raise
         except RecursionError:
@@ -257,10 +258,18 @@ class Signature:
                     restored = decoder(hint, codec).decode(with_numbers(hint, encoded, codec, own))
                 bool(restored == value)
             except Exception as own:
+                if loses_nan(value, codec):
+                    return self._lacks_nan(name)
                 return ArgumentError(f"task {self.name}: argument {name!r}: {self._told(own, name)}")
         return ArgumentError(f"task {self.name}: the arguments cannot be encoded: {self._told(error)}")
 
-    def _compare(self, bound: Any, restored: Any) -> None:
+    def _lacks_nan(self, name: str) -> ArgumentError:
+        return ArgumentError(
+            f"task {self.name}: argument {name!r} holds NaN or Infinity, which JSON cannot; "
+            'pass None in its place, or declare the task with codec="msgpack"'
+        )
+
+    def _compare(self, bound: Any, restored: Any, codec: str) -> None:
         for name in self._names:
             before, after = getattr(bound, name), getattr(restored, name)
             if before is UNSET:
@@ -268,11 +277,15 @@ class Signature:
             try:
                 if name in self._adapters:
                     after = self._adapters[name].load(after)
-                wrong = "" if same(before, after) else difference(before, after)
+                wrong = "" if same(before, after) else difference(before, after, discreet=name in self._hidden)
             except RecursionError:
                 raise
             except Exception as error:
+                if loses_nan(before, codec):
+                    raise self._lacks_nan(name) from None
                 raise ArgumentError(f"task {self.name}: argument {name!r}: {self._told(error, name)}") from None
+            if wrong and loses_nan(before, codec):
+                raise self._lacks_nan(name)
             if wrong:
                 raise ArgumentError(f"task {self.name}: argument {name!r}: {wrong}; {self._remedy(name)}")
 

@@ -262,6 +262,14 @@ def _folds(encoded: bytes) -> bool:
     return not brackets
 
 
+def loses_nan(value: Any, codec: str) -> bool:
+    """Whether a value would lose a number that JSON lacks; False for one that cannot be looked at."""
+    try:
+        return codec == "json" and has_nan(value)
+    except Exception:
+        return False
+
+
 def has_nan(value: Any) -> bool:
     """Whether a value holds a number that JSON lacks."""
     return _is_nan(msgspec.to_builtins(value, enc_hook=_enc_hook))
@@ -325,11 +333,24 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def difference(a: Any, b: Any) -> str:
-    """What becomes of ``a``, which would arrive as ``b``, and of the part of it that is to blame; tells types only."""
-    text = f"{kind_of(a)} would arrive as {kind_of(b)}"
+def difference(a: Any, b: Any, *, discreet: bool = True) -> str:
+    """What becomes of ``a``, which would arrive as ``b``, and of the part of it that is to blame; tells types only.
+
+    Args:
+        discreet: False tells the key that a mapping would lose, too.
+    """
     part, arrived = _innermost(a, b)
-    return text if part is a else f"{text}, because of {kind_of(part)} in it, which would arrive as {kind_of(arrived)}"
+    if part is a:
+        return f"{kind_of(a)} would arrive {_arrival(a, b, discreet)}"
+    text = f"{kind_of(a)} would arrive as {kind_of(b)}, because of {kind_of(part)} in it"
+    return f"{text}, which would arrive {_arrival(part, arrived, discreet)}"
+
+
+def _arrival(a: Any, b: Any, discreet: bool) -> str:
+    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() > b.keys():
+        key = next(key for key in a if key not in b)
+        return f"without {'a key' if discreet else f'the key {shown(key)}'} that the annotation lacks"
+    return f"as {kind_of(b)}"
 
 
 def _innermost(a: Any, b: Any) -> tuple[Any, Any]:
