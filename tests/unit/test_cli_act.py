@@ -349,6 +349,15 @@ def test_pause_and_resume(shop: Shop) -> None:
     assert json.loads(shop.ok("resume", "mail", "--json")) == {"queue": "mail", "paused": False}
 
 
+@pytest.mark.parametrize("action", ["list", "retry --all", "delete --all --yes"])
+def test_dead_jobs_of_what_is_mistyped(shop: Shop, action: str) -> None:
+    shop.bury("m1", queue="mail")
+    hints = {"--queue mial": "no queue is called 'mial'; did", "--task shop.ad": "no task is called 'shop.ad'; did"}
+    for option, hint in hints.items():
+        assert shop.error(1, "dead", *action.split(), *option.split()).startswith(f"{hint} you mean ")
+    assert shop.state("m1") == JobState.DEAD
+
+
 def test_queues_that_are_mistyped(shop: Shop) -> None:
     shop.enqueue("m1", queue="mail")
     hint = "no queue is called 'mial'; did you mean 'mail'?"

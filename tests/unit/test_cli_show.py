@@ -98,17 +98,31 @@ def test_parked_jobs(shop: Shop) -> None:
     [
         (("--state", "ded"), 2, "error: no state is called 'ded'; did you mean 'dead'?"),
         (("--state", "zzz"), 2, "error: no state is called 'zzz'; there are pending, scheduled"),
-        (("--queue", "mial"), 0, "note: no queue is called 'mial'; did you mean 'mail'?"),
-        (("--queue", "zzz"), 0, "note: no queue is called 'zzz'; there are mail"),
-        (("--task", "shop.ad"), 0, "note: no task is called 'shop.ad'; did you mean 'shop.add'?"),
+        (("--queue", "mial"), 1, "error: no queue is called 'mial'; did you mean 'mail'?"),
+        (("--queue", "zzz"), 1, "error: no queue is called 'zzz'; there are mail"),
+        (("--task", "shop.ad"), 1, "error: no task is called 'shop.ad'; did you mean 'shop.add'?"),
     ],
 )
 def test_names_that_are_mistyped(shop: Shop, args: tuple[str, ...], code: int, text: str) -> None:
     shop.enqueue("m1", queue="mail")
     result = shop.run("jobs", *args, "--json")
     assert result.code == code
-    assert result.err.splitlines()[0].startswith(f"mouso: {text}")
-    assert result.out == ("[]\n" if code == 0 else "")
+    assert result.err.startswith(f"mouso: {text}")
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+
+
+@pytest.mark.parametrize("line", ["--task add", "--task shop.send", "--queue mail", "--task old.task --queue default"])
+def test_a_name_that_is_known_and_has_no_such_job_is_no_mistake(shop: Shop, line: str) -> None:
+    shop.enqueue("p1", task="old.task", payload=b"{}")
+    assert shop.run("jobs", *line.split(), "--state", "dead") == (0, "", "mouso: note: no job matches\n")
+    assert shop.run("dead", "list", *line.split()) == (0, "", "mouso: note: no job is dead\n")
+    assert shop.ok("dead", "retry", "--all", *line.split()) == "0 retried\n"
+
+
+def test_jobs_of_a_task_that_the_app_does_not_know_are_listed(shop: Shop) -> None:
+    shop.enqueue("p1", task="old.task", payload=b"{}")
+    assert "p1" in shop.ok("jobs", "--task", "old.task")
 
 
 # -- job -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from mouso.cli.act import checked
 from mouso.cli.base import Target, app_command
 from mouso.cli.bulk import act, confirm, tell, tell_count
 from mouso.cli.complete import complete_option
-from mouso.cli.names import known_queue, known_task
+from mouso.cli.names import full_task_name, require_known
 from mouso.cli.output import Column, ago, write_json, write_table
 from mouso.cli.payload import json_object
 from mouso.cli.records import job_document
@@ -56,11 +56,11 @@ def dead(
     if payload is not None and (action != "retry" or len(ids) != 1):
         raise click.UsageError("--payload goes with 'retry' and exactly one ID")
     with target.open() as app:
-        name = known_task(app, task)
+        name = full_task_name(app, task)
         if action == "list":
             found = app.jobs(state=JobState.DEAD, task=name, queue=queue, limit=limit)
             if not found:
-                known_queue(app, queue)
+                require_known(app, queue=queue, task=name)
             _list(app, found, as_json=as_json)
         elif every:
             _act_on_all(app, action, name, queue, yes=yes, as_json=as_json)
@@ -131,7 +131,7 @@ def _summary(error: ErrorInfo | None) -> str:
 def _act_on_all(app: Mouso, action: str, task: str | None, queue: str | None, *, yes: bool, as_json: bool) -> None:
     ids = _all_dead(app, task, queue)
     if not ids:
-        known_queue(app, queue)
+        require_known(app, queue=queue, task=task)
     if action == "retry":
         tell_count(act(ids, lambda batch: retry_jobs(app, batch), "retrying"), RetryResult.RETRIED, as_json=as_json)
         return

@@ -12,23 +12,32 @@ if TYPE_CHECKING:
     from mouso.app import Mouso
 
 
-def known_task(app: Mouso, name: str | None) -> str | None:
-    """The full name of a task that a person named, ``add`` for ``shop.add``.
-
-    A name that is not registered is kept, for its jobs may well be stored, but a note names the closest.
-    """
-    if name is None:
-        return None
+def full_task_name(app: Mouso, name: str | None) -> str | None:
+    """The full name of a task that a person named, ``add`` for ``shop.add``; as it is if the app knows none."""
     try:
-        return app.find_task(name).name
-    except ConfigError as error:
-        note(str(error))
+        return None if name is None else app.find_task(name).name
+    except ConfigError:
         return name
 
 
-def known_queue(app: Mouso, name: str | None) -> None:
+def require_known(app: Mouso, *, queue: str | None, task: str | None) -> None:
+    """Tells a name that fits no job because it is mistyped from one that only has no job now.
+
+    Raises:
+        Failed: No task of the app and no stored job is of this queue, or of this task.
+    """
+    if queue is not None and queue not in {known.default_queue for known in app.tasks.values()}:
+        require_queue(app, queue)
+    if task is not None and task not in app.tasks and not app.jobs(task=task, limit=1):
+        try:
+            app.find_task(task)
+        except ConfigError as error:
+            raise Failed(str(error)) from None
+
+
+def known_queue(app: Mouso, name: str) -> None:
     """Writes a note if no queue has this name."""
-    if name is not None and (text := _unknown_queue(app, name)):
+    if text := _unknown_queue(app, name):
         note(text)
 
 

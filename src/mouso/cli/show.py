@@ -9,7 +9,7 @@ import click
 from mouso.brokers.base import QueueInfo
 from mouso.cli.base import Target, app_command
 from mouso.cli.complete import complete_option
-from mouso.cli.names import known_queue, known_task
+from mouso.cli.names import full_task_name, require_known
 from mouso.cli.output import STATE_STYLES, Column, ago, span, write_json, write_table
 from mouso.cli.records import job_document, queue_document, worker_document
 from mouso.clock import SYSTEM
@@ -51,10 +51,10 @@ def jobs(
     """List jobs, the last enqueued first."""
     with target.open() as app:
         states = [one for text in state for one in text.split(",")]
-        name = known_task(app, task)
+        name = full_task_name(app, task)
         found = app.jobs(state=states or None, queue=queue, task=name, parked=parked or None, limit=limit, after=after)
         if not found:
-            known_queue(app, queue)
+            require_known(app, queue=queue, task=name)
         _write_jobs(app, found, as_json=as_json)
 
 
