@@ -80,8 +80,9 @@ def from_json(task: Task[..., Any], encoded: bytes) -> tuple[Sequence[Any], Mapp
     try:
         return task.signature.decode(encoded, "json")
     except BadPayload as error:
-        text = str(error).removeprefix("the payload does not fit ").rpartition(" (starts ")[0]
-        raise ArgumentError(text or str(error)) from None
+        text = str(error).removeprefix("the payload does not fit ")
+        before, found, _ = text.rpartition(" (starts ")  # where no value is hidden
+        raise ArgumentError(before if found else text) from None
 
 
 def _json(arguments: Mapping[str, Any]) -> bytes:

@@ -392,6 +392,16 @@ def test_a_job_that_is_unique_by_its_arguments_keeps_them(app: Mouso) -> None:
     assert own.retry(arguments={"shelf": "films"}) == "retried"
 
 
+def test_new_arguments_beside_a_hidden_one_that_do_not_fit_are_told_as_others(app: Mouso) -> None:
+    @app.task
+    def login(user: int, password: str) -> None: ...
+
+    job = login.delay(1, "x")
+    with pytest.raises(ArgumentError) as refused:
+        job.retry({"user": "Ann", "password": "y"})
+    assert str(refused.value) == f"task {login.name}: Expected `int`, got `str` - at `$.user`"
+
+
 def test_new_arguments_for_a_job_that_is_gone_or_of_an_unknown_task(app: Mouso, job: JobHandle[Any]) -> None:
     with pytest.raises(JobUnknown, match="no job has the id nothing"):
         app.job("nothing").retry({"day": "2030-01-02"})
