@@ -246,22 +246,27 @@ class Context:
 
     def track(self, items: Iterable[T], total: float | None = None, message: str = "") -> Iterator[T]:
         """Yields the items, reporting progress at most ten times a second; each step is a point of cancellation.
+        A loop that is left early has done the items before the one that it had last.
 
         Args:
             total: How many there are; ``len(items)`` if they have a length.
         """
         if total is None and isinstance(items, Sized):
             total = len(items)
-        done, last = 0, -_EVERY
-        for item in items:
-            self.check()
-            now = SYSTEM.monotonic()
-            if now - last >= _EVERY:
+        done, told, last = 0, -1, -_EVERY
+        try:
+            for item in items:
+                self.check()
+                now = SYSTEM.monotonic()
+                if now - last >= _EVERY:
+                    self.progress(done, total, message)
+                    told, last = done, now
+                yield item
+                done += 1
+            told, total = -1, total if total is not None else done
+        finally:  # also where the loop is left early
+            if told != done:
                 self.progress(done, total, message)
-                last = now
-            yield item
-            done += 1
-        self.progress(done, total if total is not None else done, message)
 
     @overload
     def transaction(self) -> Any: ...

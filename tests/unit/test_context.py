@@ -150,6 +150,28 @@ def test_a_tracked_loop_stops_when_asked_to() -> None:
         next(rows)
 
 
+def test_a_tracked_loop_that_is_left_tells_what_was_done() -> None:
+    reports = Reports()
+    for number in Context(report=reports).track(range(10), message="rows"):
+        if number == 3:
+            break
+    assert reports.progress == [Progress(0, 10, "rows"), Progress(3, 10, "rows")]
+
+
+def test_a_tracked_loop_whose_items_fail_tells_what_was_done() -> None:
+    reports = Reports()
+    with pytest.raises(ZeroDivisionError):
+        list(Context(report=reports).track(1 // (2 - number) for number in range(10)))
+    assert reports.progress == [Progress(0, None, ""), Progress(2, None, "")]
+
+
+def test_a_tracked_loop_that_stops_at_its_first_item_tells_it_once() -> None:
+    reports = Reports()
+    for _ in Context(report=reports).track("abc"):
+        break
+    assert reports.progress == [Progress(0, 3, "")]
+
+
 # -- the log
 
 
