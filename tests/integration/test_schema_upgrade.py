@@ -156,7 +156,7 @@ def test_two_that_upgrade_at_once(file: Path) -> None:
 
 def test_an_upgrade_that_fails_changes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tables(file)
-    broken = (*schema._STEPS[:1], schema._STEPS[1] + ";\nCREATE TABLE mouso_jobs (x)")
+    broken = (*schema._STEPS[:1], schema._STEPS[1] + ";\nCREATE TABLE mouso_twice (x, x)")
     monkeypatch.setattr(schema, "_STEPS", broken)
     with closing(at(file)) as broker, pytest.raises(BrokerError):
         broker.open()
@@ -164,6 +164,16 @@ def test_an_upgrade_that_fails_changes_nothing(file: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     with closing(at(file)) as broker:
         assert {id: job.state for id, job in zip(STATES, broker.get(list(STATES)), strict=True) if job} == STATES
+
+
+def test_a_table_of_another_program_is_in_the_way_of_an_upgrade(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE mouso_runs (x)")
+    connection.close()
+    before = tables(file)
+    with closing(at(file)) as broker, pytest.raises(SchemaError, match="has a table mouso_runs that is not Mouso's"):
+        broker.open()
+    assert (version(file), tables(file)) == (1, before)
 
 
 def test_an_old_program_refuses_a_new_file(broker: SQLiteBroker, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,41 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     broker.close()
 
 
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (
+            "CREATE TABLE mouso_jobs (x)",
+            "has a table mouso_jobs that is not Mouso's, which needs the name; choose another",
+        ),
+        ("CREATE TABLE Mouso_Workers (x)", "has a table Mouso_Workers that is not Mouso's"),
+        ("CREATE VIEW mouso_live AS SELECT 1", "has a view mouso_live that is not Mouso's"),
+        (
+            "CREATE TABLE orders (x); CREATE INDEX mouso_live_due ON orders (x)",
+            "has an index mouso_live_due that is not",
+        ),
+        ("CREATE TABLE mouso_meta (key, value)", "has a table mouso_meta that tells no version, so it is not Mouso's"),
+        (
+            "CREATE TABLE mouso_meta (key, value); INSERT INTO mouso_meta VALUES ('version', 'x')",
+            "has a table mouso_meta that tells no version, so it is not Mouso's; choose another file",
+        ),
+    ],
+)
+def test_a_table_of_another_program_in_the_place_of_mousos_is_named(path: Path, made: str, words: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(made)
+        before = connection.execute("SELECT name FROM sqlite_schema").fetchall()
+    connection.close()
+    broker = connect(f"sqlite:///{path}")
+    for verb in (broker.open, broker.migrate, broker.queues):
+        with pytest.raises(SchemaError, match=words):
+            verb()
+    broker.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == before
+    connection.close()
+
+
 def test_a_database_of_another_program_keeps_its_tables(path: Path, broker: Broker) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE orders (id INTEGER)")

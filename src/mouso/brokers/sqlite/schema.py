@@ -15,6 +15,7 @@ while a job is scheduled or retryable. ``mouso_runs`` has a row for each run of 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from mouso.errors import SchemaError
@@ -154,6 +155,7 @@ CREATE INDEX mouso_runs_asked ON mouso_runs (seq, claims) WHERE asked = 1;
 
 _STEPS: tuple[str, ...] = (_CREATE, _RUNS)
 """``_STEPS[v]`` turns version ``v`` into ``v + 1``."""
+_MADE = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)
 
 
 def version(connection: sqlite3.Connection) -> int:
@@ -164,21 +166,43 @@ def version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM mouso_meta WHERE key = 'version'").fetchone()[0])
 
 
-def check(found: int, path: str) -> None:
-    """Refuses a schema that a newer Mouso made.
+def usable_version(connection: sqlite3.Connection, path: str) -> int:
+    """``version`` of a file that this Mouso can use, or make usable.
 
     Raises:
-        SchemaError: Names both versions.
+        SchemaError: A newer Mouso made it, or a table of another program stands where the version would.
     """
+    try:
+        found = version(connection)
+    except (TypeError, ValueError):
+        raise SchemaError(
+            f"{path} has a table mouso_meta that tells no version, so it is not Mouso's; "
+            "choose another file, or rename the table"
+        ) from None
     if found > VERSION:
         raise SchemaError(
             f"{path} has schema version {found}, this Mouso knows up to {VERSION}; upgrade Mouso, or use another file"
         )
+    return found
 
 
-def upgrade(connection: sqlite3.Connection, found: int) -> None:
-    """Applies the missing steps; the caller holds the write transaction."""
+def upgrade(connection: sqlite3.Connection, found: int, path: str) -> None:
+    """Applies the missing steps; the caller holds the write transaction.
+
+    Raises:
+        SchemaError: Another program has a table, index or view of a name that Mouso needs.
+    """
+    taken = {
+        name.lower(): f"{'an' if kind == 'index' else 'a'} {kind} {name}"
+        for kind, name in connection.execute("SELECT type, name FROM sqlite_schema")
+    }
     for step in _STEPS[found:]:
+        for name in _MADE.findall(step):
+            if name in taken:
+                raise SchemaError(
+                    f"{path} has {taken[name]} that is not Mouso's, which needs the name; "
+                    "choose another file, or rename it"
+                )
         for statement in step.split(";\n"):
             if statement.strip():
                 connection.execute(statement)

@@ -327,16 +327,14 @@ class Store:
         """Brings file mode and tables up to date and returns the version found."""
         try:
             self._enter_wal(connection, deadline, timeout)
-            found = schema.version(connection)
-            schema.check(found, self.path)
+            found = schema.usable_version(connection, self.path)
             if found == schema.VERSION:
                 return found
             self._begin(connection, deadline, timeout)
             try:
-                found = schema.version(connection)
-                schema.check(found, self.path)
+                found = schema.usable_version(connection, self.path)
                 if found < schema.VERSION:
-                    schema.upgrade(connection, found)
+                    schema.upgrade(connection, found, self.path)
                 connection.execute("COMMIT")
             except BaseException:
                 _roll_back(connection)
