@@ -29,7 +29,7 @@ from mouso.producer import Producer, after
 from mouso.redaction import Redaction
 from mouso.signing import trusting
 from mouso.task import AsyncTask, Task
-from mouso.urls import BrokerURL, default_broker_url, redact
+from mouso.urls import PARAMETERS, BrokerURL, default_broker_url, default_store_url, redact
 from mouso.waiting import Listener
 
 P = ParamSpec("P")
@@ -80,6 +80,7 @@ class Mouso:
         broker: URL of the store of jobs. Default: ``$MOUSO_BROKER``, else ``sqlite:///mouso.db`` beside the nearest
             ``pyproject.toml`` or ``.git`` at or above the calling module, else in the current directory.
         store: URL of what remembers the jobs, for RabbitMQ, which only carries them; the other brokers are stores.
+            Default for a RabbitMQ on this machine: ``mouso.db``, as above.
         backend: Accepted for Celery's sake and not used: results live in the broker.
         payload_limit: Most bytes of encoded arguments, and of a result.
         keep_finished: How long results and other finished jobs are kept.
@@ -125,9 +126,7 @@ class Mouso:
         redact: Sequence[str] | bool = (),
     ) -> None:
         self.name = name
-        caller = sys._getframe(1).f_globals.get("__name__")
-        parsed = BrokerURL.parse(default_broker_url(caller) if broker is None else broker)
-        self.broker_url = str(parsed if store is None else parsed.with_store(store))
+        self.broker_url = _broker_url(broker, store, sys._getframe(1).f_globals.get("__name__"))
         if not isinstance(payload_limit, int) or payload_limit < 1:
             raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
         self.payload_limit = payload_limit
@@ -422,6 +421,13 @@ class Mouso:
         while count := self.broker.purge(queue, BATCH):
             purged += count
         return purged
+
+
+def _broker_url(broker: str | None, store: str | None, module: str | None) -> str:
+    url = BrokerURL.parse(default_broker_url(module) if broker is None else broker)
+    if store is None and "store" in PARAMETERS[url.scheme] and "store" not in url.params and url.is_here:
+        store = default_store_url(module)
+    return str(url if store is None else url.with_store(store))
 
 
 def _states(given: object) -> frozenset[JobState]:

@@ -135,6 +135,11 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         """The URL for messages, logs and pages: without its password."""
         return redact(str(self))
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its servers are this machine."""
+        return all(host in ("localhost", "127.0.0.1", "::1") for host, _ in self.hosts)
+
     def with_store(self, store: str) -> BrokerURL:
         """The same with the URL of a store, for RabbitMQ.
 
@@ -304,9 +309,11 @@ def default_broker_url(module: str | None = None) -> str:
     Raises:
         ConfigError: The current directory was deleted.
     """
-    env = os.environ.get("MOUSO_BROKER")
-    if env:
-        return env
+    return os.environ.get("MOUSO_BROKER") or default_store_url(module)
+
+
+def default_store_url(module: str | None = None) -> str:
+    """``default_broker_url`` without a look at the environment."""
     source = getattr(sys.modules.get(module or ""), "__file__", None)
     try:
         start = Path(source).resolve().parent if source else Path.cwd()

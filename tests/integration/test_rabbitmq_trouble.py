@@ -11,12 +11,14 @@ import pytest
 
 from mouso import Mouso
 from mouso.brokers import connect
+from mouso.brokers.base import Level, Retention
 from mouso.errors import ConfigError
 from tests.integration.harness import Bench
 from tests.integration.snippets import PAUSES, SOUND
 from tests.integration.test_redis_trouble import all_done, load
 from tests.servers.rabbitmq import RabbitServer
-from tests.support import wait_until
+from tests.servers.server import self_signed
+from tests.support import free_port, wait_until
 
 DOWN, UP = "does not answer (", "answers again after"
 QUICK = 1.0
@@ -196,3 +198,31 @@ def test_it_is_a_bell_that_anybody_may_ring(bench: Bench, server: RabbitServer) 
             channel.basic_publish("mouso.default.bell", "x", body, pika.BasicProperties(headers={"a": "b"}))
     assert jobs.sound.delay(3).get(timeout=20) == 3
     assert worker.alive
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """The server is asked for its certificate, and one that nobody vouches for is no server."""
+    folder = tmp_path / "rabbitmq"
+    folder.mkdir()
+    certificate = self_signed(folder)
+    port = free_port()
+    files = f"ssl_options.cacertfile = {certificate}\nssl_options.certfile = {certificate}\n"
+    files += f"ssl_options.keyfile = {folder / 'server.key'}\nssl_options.verify = verify_none\n"
+    with RabbitServer(folder, f"listeners.ssl.default = 127.0.0.1:{port}\n{files}"):
+        url = f"amqps://localhost:{port}/?store=sqlite:///{folder}/jobs.db"
+        with closing(connect(f"{url}&ssl_ca_certs={certificate}")) as broker:
+            broker.open()
+            assert "answers" in [f.what for f in broker.diagnose(retention=Retention()).findings][-1]
+            broker.wait(5.0)
+            broker.resume("default")
+            assert broker.wait(10.0), "it rings"
+        with closing(connect(url)) as broker:
+            broker.open()
+            found = broker.diagnose(retention=Retention()).findings[-1]
+            assert (found.level, "certificate verify failed" in found.what) == (Level.ERROR, True), found
+    lacking = connect(f"{url}&ssl_ca_certs={folder}/none.pem")
+    with (
+        closing(lacking),
+        pytest.raises(ConfigError, match=r"a file of its parameters ssl_… cannot be used: .*No such"),
+    ):
+        lacking.open()

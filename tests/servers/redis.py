@@ -1,6 +1,5 @@
 """Private Redis servers: a single one, a master with a replica and three Sentinels, a cluster of three masters."""
 
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import redis
 
-from tests.servers.server import Server, program
+from tests.servers.server import Server, program, self_signed
 from tests.support import free_port, wait_until
 
 _MEET = 20.0
@@ -63,12 +62,7 @@ class TLSServer(RedisServer):
 
     def __init__(self, folder: Path, **settings: str) -> None:
         super().__init__(folder, **settings)
-        self.certificate = folder / "server.crt"
-        command = (
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-        )
-        files = ["-keyout", "server.key", "-out", "server.crt"]
-        subprocess.run([*command.split(), *files], cwd=folder, check=True, capture_output=True)
+        self.certificate = self_signed(folder)
         self.settings |= {"tls_port": str(self.port), "tls_auth_clients": "no"}
         self.settings |= {"tls_cert_file": "server.crt", "tls_key_file": "server.key", "tls_ca_cert_file": "server.crt"}
 

@@ -172,3 +172,13 @@ def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def self_signed(folder: Path) -> Path:
+    """Makes ``server.key`` and a certificate for ``localhost``, which is returned."""
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    files = ["-keyout", "server.key", "-out", "server.crt"]
+    subprocess.run([*command.split(), *files], cwd=folder, check=True, capture_output=True)
+    return folder / "server.crt"

@@ -9,7 +9,7 @@ import pytest
 from mouso import Mouso
 from mouso.config import closest, one_line, parse_queues, printable, project_file, project_settings
 from mouso.errors import ConfigError
-from mouso.urls import BrokerURL, default_broker_url, redact
+from mouso.urls import BrokerURL, default_broker_url, default_store_url, redact
 from tests.unit.nobody import as_nobody, visible_folder
 
 # -- broker URLs -----------------------------------------------------------------------------------------------------
@@ -171,6 +171,14 @@ def test_rabbitmq_and_its_store() -> None:
         Mouso(broker="amqp://h?store=sqlite:///x.db", store="sqlite:///y.db")
     with pytest.raises(ConfigError, match="carries jobs and remembers none; name a store as well"):
         _ = Mouso(broker="amqp://h").broker
+
+
+def test_a_rabbitmq_of_this_machine_has_its_store_beside_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = {"store": default_store_url(__name__)}
+    for url in ("pyamqp://guest@localhost//", "amqp://127.0.0.1", "amqp://[::1],localhost/shop"):
+        assert BrokerURL.parse(Mouso("tasks", broker=url, backend="rpc://").broker_url).params == store
+    monkeypatch.setenv("MOUSO_BROKER", "amqp://localhost")
+    assert BrokerURL.parse(Mouso("tasks").broker_url).params == store
 
 
 # -- the default broker ----------------------------------------------------------------------------------------------

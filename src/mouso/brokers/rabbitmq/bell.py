@@ -16,6 +16,7 @@ from pika import exceptions
 from pika.channel import Channel
 
 from mouso.brokers.rabbitmq.link import Link, Outage
+from mouso.clock import SYSTEM
 from mouso.urls import BrokerURL
 
 log = logging.getLogger("mouso.brokers.rabbitmq")
@@ -23,6 +24,8 @@ log = logging.getLogger("mouso.brokers.rabbitmq")
 _PATIENCE = 1.0
 """Seconds that a program which ends may take to ring once more."""
 _LAST = {"x-max-length": 1}
+"""Of a worker's queue: who stands still finds one ring, not all that it has missed."""
+_LOOK = 0.02
 _FIRST = 2.0
 """Seconds that the first wait takes until it hears, or does without."""
 
@@ -75,7 +78,7 @@ class Hammer(_End):
     def _forget(self) -> None:
         super()._forget()
         self._asked = threading.Event()
-        self._done = threading.Condition()
+        self._done = threading.Event()
         self._ringing = self._used = False
 
     def ring(self) -> None:
@@ -91,9 +94,11 @@ class Hammer(_End):
 
     def finish(self, timeout: float) -> None:
         """Waits until the last ring is heard of by the server, or cannot be."""
-        if self._channel is not None or not self.link.tried:
-            with self._done:
-                self._done.wait_for(lambda: not (self._ringing or self._asked.is_set()), timeout)
+        deadline = SYSTEM.monotonic() + timeout
+        while (self._ringing or self._asked.is_set()) and SYSTEM.monotonic() < deadline:
+            if self._channel is None and self.link.tried and not self.link.up:
+                return
+            self._done.wait(_LOOK)
 
     # -- on the link's thread
 
@@ -102,6 +107,7 @@ class Hammer(_End):
         if self._channel is None or self._ringing or not self._asked.is_set():
             return
         self._asked.clear()
+        self._done.clear()
         self._ringing = True
         self._channel.basic_publish(self._exchange, "", b"", pika.BasicProperties(delivery_mode=1))
 
@@ -111,8 +117,7 @@ class Hammer(_End):
     def _confirmed(self, frame: object) -> None:
         self._ringing = False
         self._strike()
-        with self._done:
-            self._done.notify_all()
+        self._done.set()
 
     def _lost(self) -> None:
         super()._lost()
@@ -139,7 +144,7 @@ class Ear(_End):
         self._listening = threading.Event()
 
     def wait(self, timeout: float) -> bool:
-        """Blocks until a ring, ``interrupt`` or the timeout (seconds); returns whether it was the timeout."""
+        """Blocks until a ring, ``interrupt`` or the timeout (seconds); returns False for the timeout."""
         if self.link.inherited:
             self._forget()
         self.link.start()
@@ -165,10 +170,7 @@ class Ear(_End):
     # -- on the link's thread
 
     def _ready(self, channel: Channel) -> None:
-        last_only = {"x-max-length": 1}
-        channel.queue_declare(
-            "", exclusive=True, arguments=last_only, callback=lambda made: self._listen(channel, made)
-        )
+        channel.queue_declare("", exclusive=True, arguments=_LAST, callback=lambda made: self._listen(channel, made))
 
     def _listen(self, channel: Channel, made: pika.frame.Method) -> None:
         name = made.method.queue

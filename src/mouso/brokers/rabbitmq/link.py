@@ -62,6 +62,10 @@ class Outage:
                 log.info("%s answers again after %.1f s", self._server, SYSTEM.monotonic() - since)
 
 
+class _Unusable(Exception):
+    """The URL's parameters do not work on this machine."""
+
+
 class Link:
     """One connection. Its thread starts with the first ``soon`` and ends with ``close``.
 
@@ -72,7 +76,7 @@ class Link:
 
     Attributes:
         up: Whether there is a connection now.
-        refused: Why the server will not have this user; None as long as it has not said so.
+        refused: Why another try would end the same; None while that is not known.
         why: Why there is no connection, for people.
         version: The server's, once it is known.
     """
@@ -83,12 +87,12 @@ class Link:
         self._url = url
         self._outage = outage
         self._use, self._lost = use, lost
-        self._starting = threading.Lock()
         self._fresh()
 
     def _fresh(self) -> None:
         """Begins anew; what a parent process had is the parent's."""
         self._pid = os.getpid()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: Any = None
         self._connection: SelectConnection | None = None
@@ -113,9 +117,9 @@ class Link:
 
     def start(self) -> None:
         """Starts to connect, if that was not done."""
+        if self.inherited:
+            self._fresh()
         with self._starting:
-            if self.inherited:
-                self._fresh()
             if self._thread is None:
                 self._loop = IOLoop()
                 self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
@@ -134,10 +138,12 @@ class Link:
 
     def close(self, patience: float = 1.0) -> None:
         """Closes the connection in good order, within so many seconds, and ends the thread."""
+        if self.inherited:
+            return
         with self._starting:
             self._outage.ends(self, back=False)
             thread = self._thread
-            if thread is None or self.inherited:
+            if thread is None:
                 return
             self._loop.add_callback_threadsafe(self._leave)
             thread.join(patience)
@@ -173,8 +179,8 @@ class Link:
                 on_close_callback=self._closed,
                 custom_ioloop=self._loop,
             )
-        except (OSError, ssl.SSLError) as error:  # a file of certificates that is not there
-            self._failed(None, error)
+        except OSError as error:
+            self._failed(None, _Unusable(f"a file of its parameters ssl_… cannot be used: {one_line(error)}"))
 
     def _opened(self, connection: SelectConnection) -> None:
         if self._leaving:
@@ -194,7 +200,7 @@ class Link:
         self.up, self._connection = False, None
         self.why, refused = _explain(error)
         if refused:
-            self.refused = ConfigError(f"{self._url.shown}: the server refuses it: {self.why}")
+            self.refused = ConfigError(f"{self._url.shown}: {self.why}")
         self._outage.begins(self, self.why)
         self._tried.set()
         self._loop.call_later(self._pause * random.uniform(0.5, 1.0), self._connect)
@@ -269,7 +275,7 @@ def _explain(error: BaseException) -> tuple[str, bool]:
         return "this user may not use this virtual host, or there is none of that name", True
     if isinstance(error, exceptions.ConnectionClosed):
         return error.reply_text, error.reply_code in _REFUSED
-    return one_line(error) or type(error).__name__, False
+    return one_line(error) or type(error).__name__, isinstance(error, _Unusable)
 
 
 def _inner(error: BaseException) -> BaseException | None:
