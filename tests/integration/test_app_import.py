@@ -223,7 +223,7 @@ import sys
 if "mouso" in sys.orig_argv:
     import mouso.worker.fleet as fleet
     fleet._USELESS = 3.0
-    fleet._SLOW_START = 1.0
+    fleet._SLOW_START = 3.0
 """
 
 
@@ -266,7 +266,7 @@ def test_an_app_that_takes_long_to_load(bench: Bench) -> None:
     (bench.folder / "long").touch()
     worker = bench.start("-p", "2")
     wait_until(
-        lambda: "is not ready after 1 s: it has not loaded the app" in worker.log, timeout=WAIT, message="it is told"
+        lambda: "is not ready after 3 s: it has not loaded the app" in worker.log, timeout=WAIT, message="it is told"
     )
     wait_until(lambda: 'jobs.py", line' in worker.log, timeout=WAIT, message="so is where it is")
     (bench.folder / "long").unlink()

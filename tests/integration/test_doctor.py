@@ -66,11 +66,12 @@ def test_jobs_run_once_each_while_a_doctor_looks(bench: Bench) -> None:
         return any(info.counts.get(JobState.AVAILABLE) for info in bench.producer.queues())
 
     handles: list[JobHandle[None]] = []
-    looked = 0
+    looked, many = 0, 3000
     while looked < 3:
         if not waiting():
-            assert len(handles) < 100_000, "a doctor looks from beginning to end while jobs run"
-            handles += jobs.work.map([(len(handles) + n,) for n in range(3000)])
+            assert many < 200_000, "a doctor looks from beginning to end while jobs run"
+            handles += jobs.work.map([(len(handles) + n,) for n in range(many)])
+            many *= 2  # one that takes longer to look finds more
         code, found = doctor(bench, "--full")
         assert code == 0, wrong(found)
         looked += waiting()
