@@ -18,7 +18,10 @@ SERVERS: dict[str, Callable[[Path], Server]] = {
     "postgres": lambda folder: PostgresServer(),
     "rabbitmq": RabbitServer,
 }
+STORES = tuple(name for name in SERVERS if name != "rabbitmq")
+"""The servers that have jobs; RabbitMQ has their news only, the jobs are in a file beside it."""
 EVERY = ("sqlite", *SERVERS)
+MOST = ("sqlite", *STORES)
 
 
 def add_option(parser: pytest.Parser) -> None:
@@ -36,7 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "broker_name" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker
-    names = metafunc.config.getoption("broker") or (EVERY if marker("every_broker") else ["sqlite"])
+    every = marker("every_broker")
+    names = metafunc.config.getoption("broker") or ((*MOST, *every.args) if every else ["sqlite"])
     if marker("only_sqlite"):
         names = ["sqlite"]
     if names != ["sqlite"]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.brokers import SERVERS, own_server
+from tests.brokers import STORES, own_server
 from tests.chaos.arena import Arena, pass_time
 from tests.chaos.test_store_trouble import OUTAGE, OVER, PATIENT, resumes
 from tests.servers.server import Server
@@ -22,7 +22,7 @@ class Served(NamedTuple):
     server: Server
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=STORES)
 def served(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> Iterator[Served]:
     folder = tmp_path / "arena"
     folder.mkdir()

@@ -119,7 +119,7 @@ def test_a_fork_bomb_ends_and_harms_nobody(bench: Bench, cage: Cage, name: str, 
     assert (bomb.state, bomb.reason, bomb.attempts) == ("dead", reason, 1)
     assert {(record.attempts, record.crashes) for record in records} == {(0, 0)}
     assert worker.stop() == 0
-    assert cage.pids() == []
+    wait_until(lambda: cage.pids() == [], timeout=2, message="what was killed has gone")
 
 
 def test_a_shutdown_for_which_no_thread_can_be_started(bench: Bench, cage: Cage) -> None:

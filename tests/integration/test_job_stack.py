@@ -269,7 +269,7 @@ def test_a_worker_that_does_not_answer(bench: Bench, jobs: Any) -> None:
     bench.wait_for("start")
     worker.send(signal.SIGSTOP)
     try:
-        with pytest.raises(JobError, match=r"did not answer within 0\.5; is it alive"):
+        with pytest.raises(JobError, match=r"did not answer within 0\.5 s; is it alive"):
             handle.stack(timeout=0.5)
     finally:
         worker.send(signal.SIGCONT)

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import pytest
 
-from tests.brokers import SERVERS, own_server
+from tests.brokers import SERVERS
 from tests.integration.harness import WAIT, Bench, Worker
 from tests.integration.snippets import PAUSES
 from tests.integration.test_redis_trouble import all_done, load
 from tests.servers.proxy import Proxy
+from tests.servers.server import Server
 from tests.support import wait_until
 
 BACK = 6.0
@@ -35,9 +37,10 @@ class Line(NamedTuple):
 
 
 @pytest.fixture(params=SERVERS)
-def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
-    with own_server(request.param, tmp_path) as server, Proxy(server.port) as proxy:
-        yield Line(proxy, server.url.replace(str(server.port), str(proxy.port)))
+def line(request: pytest.FixtureRequest, shared_servers: Callable[[str], Server]) -> Iterator[Line]:
+    server = shared_servers(request.param)
+    with server.store(token_hex(4)) as url, Proxy(server.port) as proxy:
+        yield Line(proxy, url.replace(str(server.port), str(proxy.port)))
 
 
 def reset(proxy: Proxy) -> None:

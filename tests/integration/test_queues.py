@@ -14,7 +14,7 @@ from tests.support import crowd, wait_until
 # -- order
 
 
-pytestmark = pytest.mark.every_broker
+pytestmark = pytest.mark.every_broker("rabbitmq")
 
 
 def test_first_in_first_out_with_one_slot(bench: Bench) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
 
 import pika
 import pytest
@@ -13,11 +14,13 @@ from mouso import Mouso
 from mouso.brokers import connect
 from mouso.brokers.base import Level, Retention
 from mouso.errors import ConfigError
+from mouso.urls import BrokerURL
+from tests.brokers import own_server
 from tests.integration.harness import Bench
 from tests.integration.snippets import PAUSES, SOUND
 from tests.integration.test_redis_trouble import all_done, load
 from tests.servers.rabbitmq import RabbitServer
-from tests.servers.server import self_signed
+from tests.servers.server import Server, self_signed
 from tests.support import free_port, wait_until
 
 DOWN, UP = "does not answer (", "answers again after"
@@ -25,21 +28,35 @@ QUICK = 1.0
 """Seconds that an enqueue may take on a slow machine: it does not wait for RabbitMQ."""
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RabbitServer]:
-    (tmp_path / "rabbitmq").mkdir()
-    with RabbitServer(tmp_path / "rabbitmq") as server:
+pytestmark = pytest.mark.xdist_group("a RabbitMQ of their own")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One for all, as it takes its time to start."""
+    with RabbitServer(tmp_path_factory.mktemp("rabbitmq")) as server:
         yield server
 
 
 @pytest.fixture
-def bench(tmp_path: Path, server: RabbitServer) -> Iterator[Bench]:
-    with closing(Bench(tmp_path, server.url)) as made:
+def url(server: RabbitServer) -> Iterator[str]:
+    with server.store(token_hex(4)) as url:
+        yield url
+
+
+@pytest.fixture
+def bench(tmp_path: Path, url: str) -> Iterator[Bench]:
+    with closing(Bench(tmp_path, url)) as made:
         yield made
 
 
-def test_the_server_is_gone_and_comes_back(bench: Bench, server: RabbitServer) -> None:
+def test_the_server_is_gone_and_comes_back(tmp_path: Path) -> None:
     """Jobs run without it, found by looking; the log has a line when it goes and one when it is back."""
+    with own_server("rabbitmq", tmp_path) as server, closing(Bench(tmp_path, server.url)) as bench:
+        goes_and_comes(bench, server)
+
+
+def goes_and_comes(bench: Bench, server: Server) -> None:
     jobs = bench.app(PAUSES)
     worker = bench.worker()
     with load(jobs).going() as producer:
@@ -114,13 +131,12 @@ def test_a_frozen_server_holds_up_nobody(bench: Bench, server: RabbitServer) -> 
 )
 def test_who_is_not_let_in_is_told_so(place: str, why: str, bench: Bench, server: RabbitServer) -> None:
     """At once, without the password, and a worker ends as with any wrong setting."""
-    store = f"?store=sqlite:///{bench.folder}/jobs.db"
-    url = f"amqp://{place.format(port=server.port)}{store}"
-    with closing(connect(url)) as broker, pytest.raises(ConfigError, match=why) as caught:
+    wrong = f"amqp://{place.format(port=server.port)}?store=sqlite:///{bench.folder}/jobs.db"
+    with closing(connect(wrong)) as broker, pytest.raises(ConfigError, match=why) as caught:
         broker.open()
     assert "secret" not in str(caught.value)
     bench.app(SOUND)
-    (bench.folder / "jobs.py").write_text((bench.folder / "jobs.py").read_text().replace(bench.broker_url, url))
+    (bench.folder / "jobs.py").write_text((bench.folder / "jobs.py").read_text().replace(bench.broker_url, wrong))
     worker = bench.start()
     assert worker.wait() == 2
     assert why in worker.log
@@ -129,12 +145,17 @@ def test_who_is_not_let_in_is_told_so(place: str, why: str, bench: Bench, server
 
 def test_an_exchange_of_another_kind(bench: Bench, server: RabbitServer) -> None:
     """It is said once, and jobs run."""
+    bell = bell_of(bench)
     with closing(server.client()) as client:
-        client.channel().exchange_declare("mouso.default.bell", "topic", durable=True)
+        client.channel().exchange_declare(bell, "topic", durable=True)
     jobs = bench.app(SOUND)
     worker = bench.worker()
     assert [jobs.sound.delay(n).get(timeout=20) for n in range(3)] == [0, 1, 2]
-    assert worker.log.count("inequivalent arg 'type' for exchange 'mouso.default.bell'") <= 2
+    assert 1 <= worker.log.count(f"inequivalent arg 'type' for exchange '{bell}'") <= 2, "by each of its connections"
+
+
+def bell_of(bench: Bench) -> str:
+    return f"mouso.{BrokerURL.parse(bench.broker_url).params['namespace']}.bell"
 
 
 def test_a_worker_has_two_connections_at_most(bench: Bench, server: RabbitServer) -> None:
@@ -143,13 +164,17 @@ def test_a_worker_has_two_connections_at_most(bench: Bench, server: RabbitServer
     bench.worker("-p", "2", "-c", "8")
     bench.wait_final(jobs.sound.map([(n,) for n in range(100)]))
     bench.producer.close()
-    listed = server.control("list_connections", "client_properties").splitlines()
-    assert 1 <= sum("mouso" in line for line in listed) <= 2, listed
+
+    def connections() -> int:
+        return server.control("list_connections", "client_properties").count("mouso ")
+
+    wait_until(lambda: connections() <= 2, message="those of the producer have gone")
+    assert connections() >= 1
 
 
-def test_a_fork_has_connections_of_its_own(tmp_path: Path, server: RabbitServer) -> None:
+def test_a_fork_has_connections_of_its_own(url: str) -> None:
     """What a web server that forks its workers does: the app was used before."""
-    with Mouso("forks", broker=server.url) as app:
+    with Mouso("forks", broker=url) as app:
 
         @app.task
         def work() -> None:
@@ -166,7 +191,7 @@ def test_a_fork_has_connections_of_its_own(tmp_path: Path, server: RabbitServer)
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0
-        with closing(connect(server.url)) as worker:
+        with closing(connect(url)) as worker:
             while worker.wait(0.5):
                 pass
             work.delay()
@@ -174,10 +199,10 @@ def test_a_fork_has_connections_of_its_own(tmp_path: Path, server: RabbitServer)
         assert len(app.jobs()) == 3
 
 
-def test_a_program_that_ends_has_rung_before(bench: Bench, server: RabbitServer) -> None:
+def test_a_program_that_ends_has_rung_before(bench: Bench) -> None:
     """A script that enqueues and ends: its worker need not look by itself."""
     bench.app(SOUND)
-    with closing(connect(server.url)) as worker:
+    with closing(connect(bench.broker_url)) as worker:
         worker.open()
         while worker.wait(0.5):
             pass
@@ -195,7 +220,7 @@ def test_it_is_a_bell_that_anybody_may_ring(bench: Bench, server: RabbitServer) 
     with closing(server.client()) as client:
         channel = client.channel()
         for body in (b"", b"\xff" * 100, b'{"id": "x"}'):
-            channel.basic_publish("mouso.default.bell", "x", body, pika.BasicProperties(headers={"a": "b"}))
+            channel.basic_publish(bell_of(bench), "x", body, pika.BasicProperties(headers={"a": "b"}))
     assert jobs.sound.delay(3).get(timeout=20) == 3
     assert worker.alive
 

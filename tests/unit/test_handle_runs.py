@@ -93,7 +93,7 @@ def test_only_a_running_job_is_somewhere(app: Mouso, job: JobHandle[None]) -> No
 
 def test_a_worker_that_does_not_answer(app: Mouso, job: JobHandle[None]) -> None:
     claim(app)
-    with pytest.raises(JobError, match=r"did not answer within 0\.1; is it alive\?"):
+    with pytest.raises(JobError, match=r"did not answer within 0\.1 s; is it alive\?"):
         job.stack(timeout=0.1)
 
 

@@ -168,12 +168,12 @@ def ended(key: int) -> Outcome:
 def test_what_was_claimed_before_a_standstill_is_not_started() -> None:
     """The lease has ended meanwhile, and others may run it: the store is asked who has what, and the rest goes back."""
     now = SYSTEM.steady()
-    until = iter([now - 1, now + 60_000, now + 60_000, now + 60_000])
     placed: list[object] = []
     broker = Claims()
 
     def fill(pump: Pump) -> None:
-        pump.leased_until = lambda: next(until)
+        pump.leased_until = now - 1
+        broker.meanwhile = lambda: setattr(pump, "leased_until", now + 60_000)
         pump._fleet.room = lambda: 1  # type: ignore[method-assign]  # why: a stand-in
         pump._fleet.place = placed.append  # type: ignore[assignment]  # why: a stand-in
         pump.look()
@@ -188,5 +188,6 @@ class Claims(Broker):
 
     def exchange(self, worker: str, outcomes: list[Outcome], want: object) -> Exchange:
         first = self.verbs.count("exchange") == 1
+        self.meanwhile()
         lease = Lease(1, 1, "id", "work", "default", b"{}", "json", 0, 0, 0, 0, None, None)
         return Exchange(leases=[lease] if first else [])

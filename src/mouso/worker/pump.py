@@ -133,14 +133,14 @@ class Pump:
     Attributes:
         claiming: Whether new jobs are wanted.
         due: Set when a scheduled or retryable job is due.
-        leased_until: Tells until when the worker may start jobs unless its lease is renewed, on ``SYSTEM.steady()``.
+        leased_until: Until when the worker may start jobs unless its lease is renewed, on ``SYSTEM.steady()``.
         metrics: What it counts in, if anybody wants to know.
     """
 
     def __init__(self, worker: str, turns: Turns | None) -> None:
         self.claiming = True
         self.due = asyncio.Event()
-        self.leased_until: Callable[[], float] = lambda: math.inf
+        self.leased_until = math.inf
         self.metrics: Metrics | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._worker = worker
@@ -250,7 +250,7 @@ class Pump:
             return False
         want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
         news = [outcome for outcome in outcomes if not outcome.stored]  # the others ended in transactions of their own
-        began, leased_until = SYSTEM.monotonic(), self.leased_until()
+        began, leased_until = SYSTEM.monotonic(), self.leased_until
         repeated, self._repeated = self._repeated, ready  # unless all goes well: the next one sends them again
         exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
         del self._outcomes[:ready]

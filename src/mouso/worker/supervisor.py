@@ -218,7 +218,6 @@ class Supervisor:
         except Broken as error:
             raise BrokerUnavailable(str(error)) from error
         self._pump.connect(self._line, self._fleet)
-        self._pump.leased_until = lambda: self._renewed + _FENCE * 1000
         self._pump.metrics = self._vitals.metrics
         self._vitals.joined(self._line, self._info, lambda: self._renewed)
         log.info(
@@ -372,6 +371,7 @@ class Supervisor:
         if self._renewed and at - self._renewed > _FENCE * 1000:
             self._regained = SYSTEM.steady()  # not when that beat began, which may have waited long
         self._renewed = at
+        self._pump.leased_until = at + _FENCE * 1000
         self._fleet.renew_lease(at + int(_FENCE_ALONE * 1000))
 
     @property

@@ -106,9 +106,9 @@ class Hammer(_End):
         """Publishes one message, unless one is under way: its confirm leads to the next."""
         if self._channel is None or self._ringing or not self._asked.is_set():
             return
+        self._ringing = True  # first, for `finish`
         self._asked.clear()
         self._done.clear()
-        self._ringing = True
         self._channel.basic_publish(self._exchange, "", b"", pika.BasicProperties(delivery_mode=1))
 
     def _ready(self, channel: Channel) -> None:

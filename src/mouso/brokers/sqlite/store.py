@@ -455,11 +455,14 @@ class Store:
 
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
+_one_fork = threading.Lock()
+"""Two threads may fork at once; the second would empty the list of the first, whose locks nobody gave back then."""
 _abandoned: list[sqlite3.Connection | None] = []
 """A forked child's copies of its parent's connections: never used, and never closed, which could end the log."""
 
 
 def _before_fork() -> None:
+    _one_fork.acquire()
     _forking[:] = list(_STORES)
     for store in _forking:
         store._writing.acquire()
@@ -475,6 +478,7 @@ def _after_fork(*, child: bool) -> None:
             store._reading.release()
             store._writing.release()
     _forking.clear()
+    _one_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
