@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import pika
 from pika import exceptions
 from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 from mouso.clock import SYSTEM
 from mouso.config import one_line
@@ -64,6 +66,19 @@ class Outage:
 
 class _Unusable(Exception):
     """The URL's parameters do not work on this machine."""
+
+
+class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # why: pika says nothing of its types
+    """Looks hosts up in its own thread, which may wait: pika starts one, and a program that ends may start none."""
+
+    def getaddrinfo(
+        self, host: str, port: int, on_done: Callable[[object], None], family: int = 0, socktype: int = 0, *more: int
+    ) -> Any:
+        try:
+            found: object = socket.getaddrinfo(host, port, family, socktype, *more)
+        except OSError as error:
+            found = error
+        return self.call_later(0, lambda: on_done(found))
 
 
 class Link:
@@ -177,7 +192,7 @@ class Link:
                 on_open_callback=self._opened,
                 on_open_error_callback=self._failed,
                 on_close_callback=self._closed,
-                custom_ioloop=self._loop,
+                custom_ioloop=_Services(self._loop),
             )
         except OSError as error:
             self._failed(None, _Unusable(f"a file of its parameters ssl_… cannot be used: {one_line(error)}"))
