@@ -71,11 +71,9 @@ class _Unusable(Exception):
 class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # why: pika says nothing of its types
     """Looks hosts up in its own thread, which may wait: pika starts one, and a program that ends may start none."""
 
-    def getaddrinfo(
-        self, host: str, port: int, on_done: Callable[[object], None], family: int = 0, socktype: int = 0, *more: int
-    ) -> Any:
+    def getaddrinfo(self, host: str, port: int, on_done: Callable[[object], None], **hints: int) -> Any:
         try:
-            found: object = socket.getaddrinfo(host, port, family, socktype, *more)
+            found: object = socket.getaddrinfo(host, port, **hints)
         except OSError as error:
             found = error
         return self.call_later(0, lambda: on_done(found))
