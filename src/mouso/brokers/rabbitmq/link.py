@@ -71,10 +71,20 @@ class _Unusable(Exception):
 class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # why: pika says nothing of its types
     """Looks hosts up in its own thread, which may wait: pika starts one, and a program that ends may start none."""
 
-    def getaddrinfo(self, host: str, port: int, on_done: Callable[[object], None], **hints: int) -> Any:
+    def getaddrinfo(
+        self,
+        host: str,
+        port: int,
+        on_done: Callable[[object], None],
+        family: int = 0,
+        socktype: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        name = host.encode() if host.isascii() else host  # a text takes a codec, which a program that ends cannot load
         try:
-            found: object = socket.getaddrinfo(host, port, **hints)
-        except OSError as error:
+            found: object = socket.getaddrinfo(name, port, family, socktype, proto, flags)
+        except (OSError, ValueError, LookupError) as error:
             found = error
         return self.call_later(0, lambda: on_done(found))
 
