@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -509,14 +510,13 @@ def test_a_connection_to_another_file_is_refused(sqlite: Mouso, tmp_path: Path) 
 
 def test_a_connection_that_is_closed_or_of_another_thread_is_refused(sqlite: Mouso, file: Path) -> None:
     task = sqlite.task(add)
-    closed, elsewhere = sqlite3.connect(file), list[sqlite3.Connection]()
+    closed = sqlite3.connect(file)
     closed.close()
-    thread = threading.Thread(target=lambda: elsewhere.append(sqlite3.connect(file)))
-    thread.start()
-    thread.join()
+    thread = ThreadPoolExecutor(1)
+    elsewhere = thread.submit(sqlite3.connect, file).result()
     for connection, why in (
         (closed, "Cannot operate on a closed database; give one that is open"),
-        (elsewhere[0], "SQLite objects created in a thread can only be used in that same thread"),
+        (elsewhere, "SQLite objects created in a thread can only be used in that same thread"),
     ):
         with (
             pytest.raises(CapabilityError, match=rf"^the connection to .* cannot be used: {why}") as refused,
@@ -525,6 +525,8 @@ def test_a_connection_that_is_closed_or_of_another_thread_is_refused(sqlite: Mou
             task.delay(1, 2)
         assert "try again" not in str(refused.value)
     assert sqlite.jobs() == []
+    thread.submit(elsewhere.close).result()
+    thread.shutdown()
 
 
 def test_a_transaction_that_has_read_an_older_state_must_begin_anew(sqlite: Mouso, file: Path) -> None:
