@@ -4,7 +4,6 @@ import asyncio
 import math
 import resource
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
