@@ -42,12 +42,11 @@ class _End:
         self.link = Link(url, outage, lambda connection: connection.channel(on_open_callback=self._open), self._lost)
         self._exchange = f"mouso.{url.params.get('namespace', 'default')}.bell"
         self._shown = url.server
-        self._channel: Channel | None = None
         self._forget()
 
     def _forget(self) -> None:
         """Begins anew, at first and in a fork."""
-        self._channel = None
+        self._channel: Channel | None = None
 
     def _open(self, channel: Channel) -> None:
         self._channel = channel

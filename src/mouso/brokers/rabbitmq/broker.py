@@ -62,16 +62,8 @@ class RabbitBroker:
 
     def open(self) -> None:
         self._store.open()
-        self._connect()
-
-    def _connect(self) -> None:
-        """Connects.
-
-        Raises:
-            ConfigError: The server does not let this user in. That it does not answer is no error.
-        """
         link = self._hammer.link
-        if not link.wait_tried(_FIRST) and link.refused is not None:
+        if not link.wait_tried(_FIRST) and link.refused is not None:  # that it does not answer is no error
             raise link.refused
 
     def close(self) -> None:
