@@ -12,6 +12,7 @@ It takes root, the programs, and a Python that other users may run; `missing` sa
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -151,6 +152,8 @@ class Container:
         return self._unshare.wait(60)
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, from within: who has taken another user's rights is not killed with its parent."""
+        if self._unshare.poll() is None and self.first:
+            os.kill(self.first, signal.SIGKILL)
         self._unshare.kill()
         self._unshare.wait()

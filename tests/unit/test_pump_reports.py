@@ -45,7 +45,7 @@ class Line:
     async def call(self, verb: Callable[..., Any], *args: Any) -> Any:
         name = verb.__name__
         self.broker.verbs.append(name)
-        if name == "wait":
+        if name == "exchange_at_bell":
             self.idle.set()
             await asyncio.sleep(3600)
         await asyncio.sleep(0)

@@ -99,7 +99,10 @@ class Child:
             os.register_at_fork(after_in_child=lambda: self._forked(pool, loop))
             self._send(_hello(app))
             reader = threading.Thread(target=self._read, args=(pool,), name="mouso-reader", daemon=True)
-            reader.start()
+            try:
+                reader.start()
+            except RuntimeError as error:  # jobs of other processes have left no thread
+                raise StartError(refusal(error)) from error
             while not ended.is_set():
                 with contextlib.suppress(asyncio.CancelledError):  # a job may cancel every task of the loop
                     await ended.wait()

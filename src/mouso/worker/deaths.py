@@ -138,19 +138,20 @@ class Coroner:
         notes = {note.number: note for note in child.board.read()}
         now_ns, now, awake_ns = time.monotonic_ns(), SYSTEM.monotonic(), int(awake * 1e9)
         verdicts: dict[int | str, Outcome] = {}
-        if not notes:
+        unborn = child.limits is not None and not child.ready  # its job has not started, and may be told to stop
+        if not (notes or unborn):
             return verdicts
         patience = STUBBORN if child.limits is None else STUBBORN_ALONE
         for lease in child.leases.values():
             note = notes.get(number(lease.key))
-            if note is None:
+            if note is None and not unborn:
                 continue
-            if not note.deadline and lease.key not in child.long:
+            if note is not None and not note.deadline and lease.key not in child.long:
                 self._tell_long(child, lease, (now_ns - note.started) / 1e9)
             asked = child.stops.get(lease.key)
             if asked is not None and now - max(asked[0], awake) > patience:
                 verdicts[lease.key] = cancelled(lease) if asked[1] == "cancelled" else release(lease)
-            elif note.deadline and now_ns > max(note.deadline, awake_ns) + patience * 1e9:
+            elif note is not None and note.deadline and now_ns > max(note.deadline, awake_ns) + patience * 1e9:
                 timeout = (note.deadline - note.started) / 1e9
                 verdicts[lease.key] = self._forced(
                     lease, "TimeoutError", f"the attempt took longer than its timeout of {timeout:g} s", "timeout"

@@ -32,6 +32,10 @@ _USELESS = 60.0
 """Seconds for which no child could start, after which the worker is of no use."""
 _SLOW_START = 30.0
 """Seconds after which it is worth a line that a child has not loaded the app yet."""
+_UNBORN, _SLOWER = 60.0, 5
+"""Seconds that a process may take to its start where others wait for it; or as many times as long as the slowest."""
+_LINGER = 10.0
+"""Seconds that a child may take to end which was told to: until then it holds its slot."""
 _STEADY = 10.0
 _STILLBIRTHS = 3
 """How many children that are killed before any has loaded the app are replaced."""
@@ -94,6 +98,7 @@ class Fleet:
         self._untold: deque[Event] = deque(maxlen=_UNTOLD)
         self._newest = self._stillbirths = 0
         self._slow = self._passing = False
+        self._slowest = 0.0
 
     # -- life
 
@@ -130,12 +135,13 @@ class Fleet:
             if passed > _STOPPED:  # the children probably as well
                 awake = SYSTEM.monotonic()
             for child in list(self._brood.children):
-                if not (child.ready or self._slow) and SYSTEM.monotonic() - max(child.started, awake) > _SLOW_START:
-                    self._slow = True
-                    why = "it has not loaded the app, or not entered its lifespans"
-                    log.warning("child %d is not ready after %g s: %s; its stack follows", child.pid, _SLOW_START, why)
-                    self._owner.start(partial(stacks.dump, child))
+                self._look_at_start(child, awake)
                 if child.killed:  # its verdicts are spoken, even if the kernel takes its time
+                    continue
+                if child.dismissed and SYSTEM.monotonic() - max(child.dismissed_at, awake) > _LINGER:
+                    why = "lifespans, exit handlers or threads hold it"
+                    log.warning("child %d has not ended within %g s (%s): it is killed", child.pid, _LINGER, why)
+                    child.kill()
                     continue
                 self._listen_to(child, min(passed, 2 * pause))
                 self._coroner.usual.sample(child)
@@ -151,6 +157,22 @@ class Fleet:
             elif self._brood.brake.why and not self.draining and SYSTEM.monotonic() - max(served, awake) > _USELESS:
                 self._owner.despair(self._brood.brake.why, passing=self._passing)
                 return
+
+    def _look_at_start(self, child: ChildProcess, awake: float) -> None:
+        """Tells of a child that does not come to work; ends it where a slot, or another child's end, waits for it."""
+        age = SYSTEM.monotonic() - max(child.started, awake)
+        if child.ready or age <= _SLOW_START:
+            return
+        if not self._slow:
+            self._slow = True
+            why = "it has not loaded the app, or not entered its lifespans"
+            log.warning("child %d is not ready after %g s: %s; its stack follows", child.pid, _SLOW_START, why)
+            self._owner.start(partial(stacks.dump, child))
+        patience = max(_UNBORN, _SLOWER * self._slowest)
+        if (child.spare or child.heir) and age > patience and not child.killed:
+            waits = "what waits for it goes elsewhere" if child.spare else "the child that it was to replace stays"
+            log.error("child %d is not ready after %.3g s: it is killed, %s", child.pid, patience, waits)
+            child.kill()
 
     def _listen_to(self, child: ChildProcess, passed: float) -> None:
         """Relieves a child that does not answer of what it has not started, and ends it if that is all that helps."""
@@ -406,6 +428,7 @@ class Fleet:
             child.dismiss()
             return
         child.ready, child.tasks, self._slow = True, frozenset(hello.tasks), False
+        self._slowest = max(self._slowest, SYSTEM.monotonic() - child.started)
         self._brood.brake.why = ""
         child.arrived.set()
         if not child.spare:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from mouso.config import one_line
 from mouso.worker.cgroups import Group
+from mouso.worker.proof import process_state
 
 _MAXRSS_UNIT = 1024
 _PROCESS_GROUP = 4
@@ -26,6 +27,10 @@ _REMEDIES = {
     errno.ENFILE: "raise the system's limit (sysctl fs.file-max)",
     errno.EAGAIN: "raise the limit of processes and threads (ulimit -u, TasksMax=)",
 }
+
+
+_started: set[int] = set()
+"""Children of this process that it waits for itself."""
 
 
 class Exit(NamedTuple):
@@ -80,6 +85,7 @@ class Spawned:
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, pass_fds=tuple(descriptors), start_new_session=True
         )
+        _started.add(self.pid)
         if group is not None:  # it has yet to start its interpreter
             group.enter(self.pid)
         self._loop = asyncio.get_running_loop()
@@ -125,8 +131,31 @@ class Spawned:
 
     def _ended(self, found: Exit) -> None:
         self._process.returncode = -1 if found.code is None else found.code  # or it would wait as well
+        _started.discard(self.pid)
         if not self._exit.done():
             self._exit.set_result(clear(found, self._group))
+
+
+def reap_adopted(dead: frozenset[int]) -> frozenset[int]:
+    """Reaps what has died of programs that jobs left behind: the first process of a container gets them all.
+
+    Args:
+        dead: What the last look returned: a process that was only just started is not known yet, and not reaped.
+    """
+    found = frozenset(pid for pid in _children() if pid not in _started and process_state(pid) == "Z")
+    for pid in found & dead:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return found - dead
+
+
+def _children() -> list[int]:
+    pids: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children", "rb") as file:
+                pids += map(int, file.read().split())
+    return pids
 
 
 def end_programs(pid: int, *, alone: bool) -> None:

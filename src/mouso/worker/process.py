@@ -66,7 +66,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         killed: Whether the supervisor killed it for a reason that its running jobs have not to answer for.
         exit: How it ended; None while it lives.
         gone: Whether its death was handled.
-        dismissed: Whether it was told to end.
+        dismissed: Whether it was told to end, and ``dismissed_at`` when, on the monotonic clock.
         leaving: Whether it gets nothing more and ends after what it holds.
         jobs: How many it has ended.
         latest: The last outcome that it brought, until somebody has looked at it.
@@ -102,6 +102,7 @@ class ChildProcess(asyncio.BufferedProtocol):
         self.killed = False
         self.gone = False
         self.dismissed = self.deaf = self.leaving = False
+        self.dismissed_at = 0.0
         self.jobs = 0
         self.latest: Outcome | None = None
         self.long: set[int | str] = set()
@@ -217,7 +218,9 @@ class ChildProcess(asyncio.BufferedProtocol):
 
     def dismiss(self) -> None:
         """Tells it to end."""
-        self.dismissed = self.leaving = True
+        if not self.dismissed:
+            self.dismissed = self.leaving = True
+            self.dismissed_at = SYSTEM.monotonic()
         self.send(frames.Exit())
 
     def send(self, message: frames.ToChild) -> None:

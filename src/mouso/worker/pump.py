@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -10,9 +11,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
-from mouso.brokers.base import BATCH, Broker, Update, Want
+from mouso.brokers.base import BATCH, Broker, Exchange, Update, Want
 from mouso.clock import SYSTEM
 from mouso.config import counted, one_line
 from mouso.errors import BrokerError, ConfigError
@@ -78,14 +79,14 @@ class Line:
             Broken: It failed in a way that may pass.
         """
         loop, calls = asyncio.get_running_loop(), self._watchdog.calls
-        number = next(self._numbers)
-        calls[number] = verb.__name__
+        number, name = next(self._numbers), verb.__name__.partition("_")[0]  # at the bell it is an exchange as well
+        calls[number] = name
         began = SYSTEM.monotonic()
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
         except (BrokerError, ConfigError, MemoryError) as error:
             self.misplaced = isinstance(error, ConfigError)
-            self._failing.add(verb.__name__ if verb.__name__ in _REGULAR else "heartbeat")
+            self._failing.add(name if name in _REGULAR else "heartbeat")
             if self.down_since is None:
                 self.down_since = began
                 self.outages += 1
@@ -94,7 +95,7 @@ class Line:
         finally:
             del calls[number]
         if self.down_since is not None:
-            self._failing.discard(verb.__name__)
+            self._failing.discard(name)
             if not self._failing:
                 log.info("the broker answers again after %.1f s", SYSTEM.monotonic() - self.down_since)
                 self._outage_seconds, self.down_since = self.outage_seconds, None
@@ -119,6 +120,21 @@ def _started_pool(size: int) -> ThreadPoolExecutor:
         pool.shutdown()
         raise
     return pool
+
+
+class _Exchanged(NamedTuple):
+    """What an exchange brought.
+
+    Attributes:
+        limit: How many jobs it asked for.
+        leased_until: Until when the worker's lease was known to hold when it began, on ``SYSTEM.steady()``.
+        seconds: How long it took.
+    """
+
+    exchange: Exchange
+    limit: int
+    leased_until: float
+    seconds: float
 
 
 class Pump:
@@ -153,7 +169,11 @@ class Pump:
         self._updates: dict[tuple[object, ...], Update] = {}
         self._stepped: float | None = None
         self._news = asyncio.Event()
-        self._bell: asyncio.Task[None] | None = None
+        self._asked = False
+        self._bell: asyncio.Task[_Exchanged | None] | None = None
+        self._bell_answers = False
+        self._turn = threading.Lock()
+        self._standing = 0
         self._parked: set[str] = set()
         self._repeated = 0
         self._doubt = False
@@ -177,6 +197,7 @@ class Pump:
     def settle(self, outcomes: list[Outcome]) -> None:
         """Takes outcomes to be stored with the next exchange."""
         self._outcomes += outcomes
+        self._asked = True
         self._news.set()
 
     def report(self, updates: list[Update]) -> None:
@@ -184,10 +205,12 @@ class Pump:
         for update in updates:  # the last wins, so that an outage does not pile them up
             about = update.key, update.token, update.progress is None, update.log is None
             self._updates[about] = update
+        self._asked = True
         self._news.set()
 
     def look(self) -> None:
         """Asks for an exchange: there may be room or work."""
+        self._asked = True
         self._news.set()
 
     def doubt(self) -> None:
@@ -216,15 +239,23 @@ class Pump:
 
         Raises:
             MemoryError: There was none for a step; nothing is lost, and it can be run again after ``doubt``.
+            Exception: A call has failed in a way that nobody expects.
         """
         pause = _BACKOFF[0]
         while True:
             self._stepped = SYSTEM.monotonic()
             await self._news.wait()
             self._news.clear()
-            self._stepped = None
+            asked, self._asked, self._stepped = self._asked, False, None
+            with self._turn:
+                self._standing = 0  # from now on a ring claims nothing
             try:
-                while await self._exchange():
+                if self._bell is not None and self._bell_answers:
+                    bell, self._bell = self._bell, None
+                    claimed = await bell
+                    more = claimed is None or await self._exchange(claimed)
+                    asked = asked or more or bool(self._outcomes or self._updates) or self._doubt
+                while asked and await self._exchange():
                     if self._fleet.well_fed(_AMPLE):
                         await asyncio.sleep(_SPACING)
                 pause = _BACKOFF[0]
@@ -232,29 +263,65 @@ class Pump:
                 self.doubt()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF[1])
+                self._asked = True
                 self._news.set()
                 continue
-            if self._bell is None or self._bell.done():
-                self._bell = asyncio.create_task(self._wait_for_bell())
+            if self._bell is None:
+                self._bell_answers = False
+                self._bell = asyncio.create_task(self._line.call(self.exchange_at_bell, asyncio.get_running_loop()))
+            self._standing = min(self._fleet.room(), BATCH) if self.claiming else 0
 
-    async def _exchange(self) -> bool:
-        """One exchange; returns whether another one at once is worth while."""
-        if self._doubt or (SYSTEM.monotonic() - self._agreed > _AGREE and self._fleet.busy):
-            await self._agree()
-        ready = min(len(self._outcomes), BATCH)  # before others come, whose last news are not reported yet
-        if self._updates:
-            await self._report()
-        outcomes = self._outcomes[:ready]
-        limit = min(self._fleet.room(), BATCH) if self.claiming else 0
-        if not outcomes and not limit:
-            return False
-        want = Want(limit=limit, shares=None if self._turns is None else self._turns.shares(limit), tasks=self._tasks)
-        news = [outcome for outcome in outcomes if not outcome.stored]  # the others ended in transactions of their own
-        began, leased_until = SYSTEM.monotonic(), self.leased_until
-        repeated, self._repeated = self._repeated, ready  # unless all goes well: the next one sends them again
-        exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
-        del self._outcomes[:ready]
-        self._repeated = 0
+    def exchange_at_bell(self, loop: asyncio.AbstractEventLoop) -> _Exchanged | None:
+        """In a thread, while the loop is idle: waits for a ring, and claims what there was room for when it began to.
+
+        To leave the claim to the loop would be two changes of threads more, 0.1 to 0.2 ms before the job's start.
+
+        Returns:
+            None if the loop is to look itself: for a second nothing rang, or it has something to do.
+        """
+        try:
+            if not self._line.broker.wait(_LOOK_AGAIN):
+                return None
+            with self._turn:
+                limit, self._standing = self._standing, 0
+                if not (limit and self.claiming):
+                    return None
+                self._bell_answers = True  # in a moment; until then the loop may not exchange
+            began, leased_until = SYSTEM.monotonic(), self.leased_until
+            shares = None if self._turns is None else self._turns.shares(limit)
+            want = Want(limit=limit, shares=shares, tasks=self._tasks)
+            exchange = self._line.broker.exchange(self._worker, [], want)
+            return _Exchanged(exchange, limit, leased_until, SYSTEM.monotonic() - began)
+        finally:
+            self._bell_answers = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._news.set)
+
+    async def _exchange(self, claimed: _Exchanged | None = None) -> bool:
+        """One exchange, or what follows from one at the bell; returns whether another one at once is worth while."""
+        outcomes: list[Outcome] = []
+        repeated = 0
+        if claimed is not None:
+            exchange, limit, leased_until, seconds = claimed
+        else:
+            if self._doubt or (SYSTEM.monotonic() - self._agreed > _AGREE and self._fleet.busy):
+                await self._agree()
+            ready = min(len(self._outcomes), BATCH)  # before others come, whose last news are not reported yet
+            if self._updates:
+                await self._report()
+            outcomes = self._outcomes[:ready]
+            limit = min(self._fleet.room(), BATCH) if self.claiming else 0
+            if not outcomes and not limit:
+                return False
+            news = [outcome for outcome in outcomes if not outcome.stored]  # the others ended in their own transactions
+            began, leased_until = SYSTEM.monotonic(), self.leased_until
+            repeated, self._repeated = self._repeated, ready  # unless all goes well: the next one sends them again
+            shares = None if self._turns is None else self._turns.shares(limit)
+            want = Want(limit=limit, shares=shares, tasks=self._tasks)
+            exchange = await self._line.call(self._line.broker.exchange, self._worker, news, want)
+            seconds = SYSTEM.monotonic() - began
+            del self._outcomes[:ready]
+            self._repeated = 0
         if exchange.fenced:
             outcomes = self._without_fenced(outcomes, set(exchange.fenced), repeated)
         if exchange.parked or exchange.next_due is not None or self._due_timer is not None:
@@ -262,7 +329,7 @@ class Pump:
         if outcomes and self._on_settled is not None:
             self._on_settled(outcomes)
         if self.metrics is not None:
-            self.metrics.exchanged(SYSTEM.monotonic() - began, outcomes, exchange.leases, len(exchange.fenced))
+            self.metrics.exchanged(seconds, outcomes, exchange.leases, len(exchange.fenced))
         if exchange.leases and SYSTEM.steady() > leased_until:  # it stood still, and others may run them by now
             log.warning("%s claimed too long ago to be started", counted(len(exchange.leases), "job was", "jobs were"))
             self.doubt()
@@ -306,11 +373,3 @@ class Pump:
             self._due_timer = None
         if next_due is not None:
             self._due_timer = asyncio.get_running_loop().call_later(next_due / 1000, self.due.set)
-
-    async def _wait_for_bell(self) -> None:
-        """Waits while idle; a ring, or a second of silence, leads to a look."""
-        try:
-            await self._line.call(self._line.broker.wait, _LOOK_AGAIN)
-        except (Broken, MemoryError):
-            await asyncio.sleep(_BACKOFF[1])
-        self._news.set()

@@ -36,6 +36,7 @@ from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.autoscale import autoscale
 from mouso.worker.cpus import usable_cpus
 from mouso.worker.fleet import Fleet
+from mouso.worker.launch import reap_adopted
 from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.reload import Watch, reload
@@ -216,6 +217,8 @@ class Supervisor:
         try:
             await self._announce()
         except Broken as error:
+            if isinstance(error.__cause__, ConfigError):
+                raise error.__cause__ from None
             raise BrokerUnavailable(str(error)) from error
         self._pump.connect(self._line, self._fleet)
         self._pump.metrics = self._vitals.metrics
@@ -432,9 +435,12 @@ class Supervisor:
                     self._stopped.set()
 
     async def _move(self) -> None:
-        """Shows the watchdog that the loop moves."""
+        """Shows the watchdog that the loop moves; as the first process of a container, buries what others leave."""
+        dead: frozenset[int] = frozenset()
         while True:
             self._watchdog.moved()
+            if os.getpid() == 1:
+                dead = reap_adopted(dead)
             await asyncio.sleep(_GUARD)
 
     async def _upkeep(self) -> None:

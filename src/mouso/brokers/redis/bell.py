@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import ssl
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,8 @@ from mouso.brokers.redis.servers import FAILED
 from mouso.clock import SYSTEM
 
 _AGAIN = 0.5
-_DRAIN = 10_000
+_READ = 65536
+_NOTHING_MORE = (BlockingIOError, ssl.SSLWantReadError)
 
 
 class Ear(ServerEar):
@@ -59,13 +61,17 @@ class Ear(ServerEar):
                 return Woken.TIMEOUT
 
     def _drain(self) -> None:
-        """Takes all rings that have come; a connection that was lost is made anew by the next wait."""
+        """Takes all rings that have come, whatever they say: to read them as messages would take 0.1 ms. What was lost
+        is made anew by the next wait."""
+        sock = self._connection._sock
         try:
-            for _ in range(_DRAIN):
-                if not self._connection.can_read():
-                    return
-                self._connection.read_response(timeout=1.0)
-        except FAILED:
+            sock.setblocking(False)
+            while sock.recv(_READ):
+                pass
+            self._hang_up()
+        except _NOTHING_MORE:
+            pass
+        except OSError:
             self._hang_up()
 
     def _hang_up(self) -> None:
