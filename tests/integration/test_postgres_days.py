@@ -8,8 +8,9 @@ import pytest
 
 from mouso.brokers.base import Retention, Want
 from mouso.brokers.postgres import PostgresBroker
+from mouso.brokers.postgres.floors import Floors
 from mouso.clock import SYSTEM
-from mouso.job import Charge, Job, JobState, Outcome
+from mouso.job import Charge, Job, JobState, Lease, Outcome
 from mouso.urls import BrokerURL
 from tests.servers.postgres import PostgresServer
 
@@ -148,7 +149,7 @@ def test_a_claim_goes_on_where_the_last_one_began_while_dead_rows_slow_it(
     with closing(PostgresBroker(BrokerURL.parse(server.url))) as other:
         other.exchange("2" * 16, [], Want(limit=2))
         leases = broker.exchange(WORKER, [], Want(limit=3)).leases
-        broker._floors.claimed(leases, slow=True)
+        broker._floors.claimed(leases, slow=["default"])
         assert other.retire("2" * 16) == 2
         assert [lease.id for lease in broker.exchange(WORKER, [], Want(limit=2)).leases] == ["j5", "j6"]
         broker.enqueue([Job(id="urgent", task="work", priority=9)])
@@ -158,3 +159,32 @@ def test_a_claim_goes_on_where_the_last_one_began_while_dead_rows_slow_it(
         assert sorted(found) == sorted(["j0", "j1", *(f"j{n}" for n in range(8, 20))])
     assert broker.retire(WORKER) == 21
     assert [lease.id for lease in broker.exchange(WORKER, [], Want(limit=3)).leases] == ["urgent", "j0", "j1"]
+
+
+def test_floors_leave_no_lower_priority_behind() -> None:
+    def lease(key: int, priority: int, queue: str = "a") -> Lease:
+        return Lease(key, 1, str(key), "work", queue, b"{}", "json", 0, 0, 0, 0, None, None, priority)
+
+    floors = Floors()
+    floors.claimed([lease(5, 0), lease(6, 0), lease(7, 0, "b")], slow=["a"])
+    assert floors.current() == {"a": 5}, "the other queue was not slow"
+    floors.claimed([lease(9, 3)], slow=[])
+    assert floors.current() == {"a": 5}, "a higher one says nothing of those below"
+    floors.claimed([lease(10, 3), lease(8, 0)], slow=[])
+    assert floors.current() == {"a": 8}
+    floors.claimed([lease(20, -1)], slow=[])
+    assert floors.current() == {}, "a job between may be lower still"
+
+
+def test_a_slow_claim_of_several_priorities_has_no_floor(server: PostgresServer, broker: PostgresBroker) -> None:
+    """What is slow is for the server to say: here, everything."""
+    [(source,)] = rows(server, "SELECT pg_get_functiondef('mouso.exchange'::regproc)")
+    assert "'5 milliseconds'" in source
+    with server.client() as client:
+        client.execute(source.replace("'5 milliseconds'", "'0'"))
+    broker.enqueue([Job(id=f"{n}", task="work", priority=n % 3, queue="mixed") for n in range(9)])
+    broker.enqueue([Job(id=f"one-{n}", task="work", priority=7, queue="uniform") for n in range(9)])
+    found = [broker.exchange(WORKER, [], Want(limit=1, shares=[("mixed", 1)])).leases[0].id for _ in range(9)]
+    assert found == ["2", "5", "8", "1", "4", "7", "0", "3", "6"]
+    broker.exchange(WORKER, [], Want(limit=2, shares=[("uniform", 2)]))
+    assert list(broker._floors.current()) == ["uniform"]

@@ -12,7 +12,7 @@ from mouso.urls import BrokerURL
 from tests.servers.postgres import PostgresServer
 
 WORKER = "1" * 16
-WAITING, CLAIMED = 5000, 100
+WAITING, CLAIMED = 20_000, 100
 
 
 @pytest.fixture
@@ -21,13 +21,17 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def broker(server: PostgresServer) -> Iterator[PostgresBroker]:
+@pytest.fixture(params=["new", "analyzed"])
+def broker(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[PostgresBroker]:
+    """One whose server knows nothing of its tables yet, or what is in them."""
     with closing(PostgresBroker(BrokerURL.parse(server.url))) as broker:
         for start in range(0, WAITING, 1000):
             queues = ("a", "b", "c")
             broker.enqueue([Job(id=new_id(), task="work", queue=queues[n % 3]) for n in range(start, start + 1000)])
         broker.heartbeat(WorkerInfo(id=WORKER, name="w", host="h", pid=1))
+        if request.param == "analyzed":
+            with server.client() as client:
+                client.execute("VACUUM ANALYZE")
         yield broker
 
 

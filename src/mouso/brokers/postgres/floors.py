@@ -1,17 +1,20 @@
 """Where a claim begins to look while rows that vacuum may not remove lie before what is available.
 
 A transaction that stays open for long keeps every claimed job's row in the index, and each claim would step over all of
-them. Only then, a worker goes on where its last claim began, and looks at all once a second.
+them. Only then, and where all jobs of a queue have one priority, a worker goes on where its last claim began, and looks
+at all once a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mouso.clock import SYSTEM
 from mouso.job import Lease
 
 _HOLDS = 1.0
+_ANY = -1000
+"""The priority of a floor that is only just to be found."""
 
 
 class Floors:
@@ -27,18 +30,24 @@ class Floors:
             self._floors = {}
         return {queue: key for queue, (_, key) in self._floors.items()}
 
-    def claimed(self, leases: Sequence[Lease], *, slow: bool) -> None:
-        """Goes on from what an exchange has claimed, if it was slow or there are floors already."""
+    def claimed(self, leases: Sequence[Lease], *, slow: Collection[str]) -> None:
+        """Goes on from what an exchange has claimed, in queues of which it was slow or that have a floor already."""
         if slow:
-            self._floors, self._until = {}, SYSTEM.monotonic() + _HOLDS
-        if slow or self._floors:
-            lowest: dict[str, tuple[int, int]] = {}
-            for lease in leases:
+            self._floors, self._until = dict.fromkeys(slow, (_ANY, 0)), SYSTEM.monotonic() + _HOLDS
+        if not self._floors:
+            return
+        lowest: dict[str, tuple[int, int]] = {}
+        for lease in leases:
+            if lease.queue in self._floors:
                 place = lease.priority, int(lease.key)
                 lowest[lease.queue] = min(place, lowest.get(lease.queue, place))
-            for queue, place in lowest.items():
-                if place[0] <= self._floors.get(queue, place)[0]:  # else the lower priorities have not been reached
-                    self._floors = self._floors | {queue: place}
+        floors = self._floors | lowest
+        for queue, (priority, key) in self._floors.items():
+            if priority != _ANY and floors[queue][0] > priority:  # its own priority has not been reached
+                floors[queue] = priority, key
+            elif priority != _ANY and floors[queue][0] < priority:  # older jobs may be lower still
+                del floors[queue]
+        self._floors = {queue: place for queue, place in floors.items() if place[0] != _ANY}
 
     def forget(self) -> None:
         """To be called when jobs have come back: they keep their place."""

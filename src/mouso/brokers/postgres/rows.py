@@ -154,8 +154,8 @@ def updates_columns(updates: Sequence[Update]) -> list[bytes | None]:
     ]
 
 
-def exchange(found: pq.abc.PGresult) -> tuple[Exchange, str | None, bool]:
-    """What an exchange did, the last queue in turn, and whether it was slow."""
+def exchange(found: pq.abc.PGresult) -> tuple[Exchange, str | None, list[str]]:
+    """What an exchange did, the last queue in turn, and the queues of which it was slow."""
     value, number = found.get_value, int.from_bytes
     leases = []
     last = found.ntuples - 1
@@ -178,7 +178,7 @@ def exchange(found: pq.abc.PGresult) -> tuple[Exchange, str | None, bool]:
         parked=sorted(msgspec.json.decode(value(last, 15) or b"[]")),
         next_due=wire.read_number(value(last, 16)),
     )
-    return done, wire.read_text(value(last, 17)), value(last, 18) == b"\x01"
+    return done, wire.read_text(value(last, 17)), msgspec.json.decode(value(last, 18) or b"[]")
 
 
 def job(found: pq.abc.PGresult, row: int, errors: tuple[ErrorInfo, ...] = ()) -> Job:

@@ -215,8 +215,9 @@ END $$;
 
 -- Settles, then claims. Each row is a lease but the last, which tells the rest. The queues to serve each have their share;
 -- without any, all have, beginning after _after. Rows that vacuum may not remove yet lie before the available ones in the
--- index: where stepping over them is slow, says slow, and the worker names the lowest job to look at for a while (_floors, of
--- the queues _bounded). What has come back meanwhile and is lower waits for that long, unless there is too little else.
+-- index: where stepping over them is slow, and all jobs have one priority, slow tells the queue, and the worker names the lowest
+-- job to look at for a while (_floors, of the queues _bounded). What has come back meanwhile and is lower waits for that long, unless
+-- there is too little else.
 CREATE FUNCTION {schema}.exchange(
     _now bigint, _worker text, _boot text, _own bigint,
     _keys bigint[], _tokens bigint[], _runs double precision[], _results bytea[], _keeps bigint[], _starts bigint[],
@@ -226,10 +227,10 @@ CREATE FUNCTION {schema}.exchange(
 ) RETURNS TABLE (
     key bigint, token integer, id text, task text, queue text, payload bytea, codec text, attempts integer,
     crashes integer, releases integer, enqueued_at bigint, ttl bigint, options bytea, priority smallint,
-    fenced text, parked text, next_due bigint, turn text, slow boolean
+    fenced text, parked text, next_due bigint, turn text, slow text
 )
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET enable_hashjoin = off SET enable_mergejoin = off
-    SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
     _number integer;
     _fenced bigint[] := '{}';
@@ -244,11 +245,13 @@ DECLARE
     _unknown bigint[];
     _strange text[];
     _known text[];
+    _slow text[] := '{}';
+    _highest smallint;
+    _lowest smallint;
     _floor bigint;
     _began timestamptz;
 BEGIN
     _now := coalesce(_now, {schema}.now());
-    slow := false;
     SELECT w.n INTO _number FROM {schema}.workers w WHERE w.id = _worker AND w.reaped_at IS NULL;
     IF _keys IS NOT NULL THEN
         _fenced := {schema}.complete(_now, _worker, _number, _keys, _tokens, _runs, _results, _keeps, _starts, _cpus,
@@ -283,17 +286,26 @@ BEGIN
                 WHILE _count > 0 LOOP
                     _began := clock_timestamp();
                     SELECT array_agg(p.ctid) FILTER (WHERE p.known), array_agg(p.seq) FILTER (WHERE p.known AND p.fresh),
-                        array_agg(p.seq) FILTER (WHERE NOT p.known), array_agg(DISTINCT p.task) FILTER (WHERE NOT p.known)
-                    INTO _found, _fresh, _unknown, _strange
+                        array_agg(p.seq) FILTER (WHERE NOT p.known), array_agg(DISTINCT p.task) FILTER (WHERE NOT p.known),
+                        max(p.priority)
+                    INTO _found, _fresh, _unknown, _strange, _highest
                     FROM (
-                        SELECT l.ctid, l.seq, l.task, l.holds = 1 AS fresh, _tasks IS NULL OR l.task = ANY (_tasks) AS known
+                        SELECT l.ctid, l.seq, l.task, l.priority, l.holds = 1 AS fresh,
+                            _tasks IS NULL OR l.task = ANY (_tasks) AS known
                         FROM {schema}.live l
                         WHERE l.state = 'available' AND l.queue = _queues[_i]
                             AND (l.expires_at IS NULL OR l.expires_at > _now) AND l.task <> ALL (_elsewhere)
                             AND l.seq >= _floor
                         ORDER BY l.priority DESC, l.seq LIMIT _count FOR UPDATE SKIP LOCKED
                     ) p;
-                    slow := slow OR (_floor = 0 AND clock_timestamp() - _began > interval '5 milliseconds');
+                    IF _floor = 0 AND clock_timestamp() - _began > interval '5 milliseconds' THEN
+                        SELECT l.priority INTO _lowest
+                        FROM {schema}.live l WHERE l.state = 'available' AND l.queue = _queues[_i]
+                        ORDER BY l.priority, l.seq DESC LIMIT 1;
+                        IF _lowest = _highest THEN
+                            _slow := _slow || _queues[_i];
+                        END IF;
+                    END IF;
                     IF _found IS NOT NULL THEN
                         RETURN QUERY
                         WITH claimed AS (
@@ -305,7 +317,7 @@ BEGIN
                         )
                         SELECT c.seq, c.claims, j.id, c.task, _queues[_i], j.payload, j.codec, c.attempts, c.crashes,
                             c.releases, j.enqueued_at, c.expires_at - _now, j.options, c.priority, NULL::text, NULL::text,
-                            NULL::bigint, NULL::text, NULL::boolean
+                            NULL::bigint, NULL::text, NULL::text
                         FROM claimed c JOIN {schema}.jobs j ON j.seq = c.seq AND j.day = c.day
                         ORDER BY c.priority DESC, c.seq;
                         _count := _count - cardinality(_found);
@@ -334,6 +346,7 @@ BEGIN
     key := NULL;
     fenced := array_to_json(_fenced)::text;
     parked := array_to_json(_set_aside)::text;
+    slow := array_to_json(_slow)::text;
     next_due := (SELECT greatest(l.due - _now, 0) FROM {schema}.live l WHERE l.due IS NOT NULL ORDER BY l.due LIMIT 1);
     RETURN NEXT;
 END $$;

@@ -50,9 +50,7 @@ BEGIN
     _held := {schema}.lock_claims(_number, NULL); -- once: in the WHERE below it would be called for every live job
     _lost := ARRAY(
         SELECT l.seq FROM {schema}.live l
-        WHERE l.seq = ANY (_held) AND NOT EXISTS (
-            SELECT FROM unnest(_keys, _tokens) AS h (key, token) WHERE h.key = l.seq AND h.token = l.claims
-        )
+        WHERE l.seq = ANY (_held) AND (l.seq, l.claims) NOT IN (SELECT * FROM unnest(_keys, _tokens)) -- is hashed
     );
     PERFORM {schema}.give_back(coalesce(_now, {schema}.now()), _lost);
     RETURN QUERY SELECT h.key FROM unnest(_keys, _tokens) AS h (key, token)
