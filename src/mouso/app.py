@@ -38,6 +38,15 @@ M = TypeVar("M", bound=Middleware)
 H = TypeVar("H", bound=Handler)
 L = TypeVar("L", bound=Callable[[], AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
 Coro = Coroutine[Any, Any, R]
+_NEEDS = {
+    "delay": "delay",
+    "eta": "delay",
+    "priority": "priority",
+    "unique": "unique",
+    "id": "unique",
+    "keep_result": "results",
+}
+"""The capability that an option needs."""
 MOST_LISTED = 10_000
 """The longest page of ``Mouso.jobs``."""
 
@@ -79,9 +88,9 @@ class Mouso:
         name: For people; shown by the tools.
         broker: URL of the store of jobs. Default: ``$MOUSO_BROKER``, else ``sqlite:///mouso.db`` beside the nearest
             ``pyproject.toml`` or ``.git`` at or above the calling module, else in the current directory.
-        store: URL of what remembers the jobs, for RabbitMQ, which only carries them; the other brokers are stores.
-            Default for a RabbitMQ on this machine: ``mouso.db``, as above.
-        backend: Accepted for Celery's sake and not used: results live in the broker.
+        store: URL of what remembers the jobs, for RabbitMQ, which only delivers them; the other brokers are stores.
+        backend: Accepted for Celery's sake: results live in the broker. With a RabbitMQ on this machine it stands for
+            ``store=`` and ``mouso.db``, as above.
         payload_limit: Most bytes of encoded arguments, and of a result.
         keep_finished: How long results and other finished jobs are kept.
         keep_dead: How long dead jobs are kept.
@@ -126,7 +135,7 @@ class Mouso:
         redact: Sequence[str] | bool = (),
     ) -> None:
         self.name = name
-        self.broker_url = _broker_url(broker, store, sys._getframe(1).f_globals.get("__name__"))
+        self.broker_url = _broker_url(broker, store, backend, sys._getframe(1).f_globals.get("__name__"))
         if not isinstance(payload_limit, int) or payload_limit < 1:
             raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
         self.payload_limit = payload_limit
@@ -147,6 +156,8 @@ class Mouso:
             timeout, validity = millis(enqueue_timeout, "enqueue_timeout") / 1000, millis(signed_for, "signed_for")
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        if timeout <= 0:
+            raise ConfigError(f"enqueue_timeout={enqueue_timeout!r:.80} leaves no time; use a duration above 0")
         self.tasks: dict[str, Task[..., Any]] = {}
         self.events = EventBus()
         self.middlewares: list[Middleware] = []
@@ -242,17 +253,34 @@ class Mouso:
             task: Task[..., Any] = cls(self, function, name=name, bind=bind, options=given)
             if task.name in self.tasks:
                 raise ConfigError(f"a task called {task.name!r} is registered already; give one of them another name=")
-            self._require_capabilities(task.name, given)
+            self.require_capabilities(task.name, given)
             self.tasks[task.name] = task
             return task
 
         return register if function is None else register(function)
 
-    def _require_capabilities(self, task: str, options: Options) -> None:
-        capabilities = self.broker.capabilities
-        for name, needed in (("delay", "delay"), ("priority", "priority"), ("unique", "unique")):
-            if options.get(name) and not getattr(capabilities, needed):
+    def require_capabilities(self, task: str, options: Options) -> None:
+        """Refuses options that the broker cannot do.
+
+        Raises:
+            CapabilityError: Names the option and the broker.
+        """
+        capabilities = self.broker.capabilities  # it is known from the first declaration on, also to forks
+        for name in _NEEDS.keys() & options.keys():
+            if options.get(name) and not getattr(capabilities, _NEEDS[name]):
                 raise CapabilityError(f"task {task}: {name}= needs a broker that can do it; {capabilities.name} cannot")
+
+    def require_results(self, what: str) -> None:
+        """Refuses what needs a broker that remembers jobs.
+
+        Raises:
+            CapabilityError: It does not.
+        """
+        if not self.broker.capabilities.results:
+            raise CapabilityError(
+                f"{what} needs a broker that remembers jobs; {self.broker.capabilities.name} does not: name a store, as"
+                " in Mouso(broker=…, store=…)"
+            )
 
     def find_task(self, name: str) -> Task[..., Any]:
         """The task of this name.
@@ -394,7 +422,12 @@ class Mouso:
         return self.broker.queues()
 
     def workers(self) -> list[WorkerInfo]:
-        """Workers that hold a lease."""
+        """Workers that hold a lease.
+
+        Raises:
+            CapabilityError: The broker knows none of them.
+        """
+        self.require_results("a list of workers")
         return self.broker.workers()
 
     def pause(self, queue: str, until: datetime | None = None) -> None:
@@ -423,9 +456,10 @@ class Mouso:
         return purged
 
 
-def _broker_url(broker: str | None, store: str | None, module: str | None) -> str:
+def _broker_url(broker: str | None, store: str | None, backend: str | None, module: str | None) -> str:
     url = BrokerURL.parse(default_broker_url(module) if broker is None else broker)
-    if store is None and "store" in PARAMETERS[url.scheme] and "store" not in url.params and url.is_here:
+    lacks = "store" in PARAMETERS[url.scheme] and "store" not in url.params
+    if store is None and backend is not None and lacks and url.is_here:
         store = default_store_url(module)
     return str(url if store is None else url.with_store(store))
 

@@ -176,6 +176,7 @@ class JobHandle(Generic[R]):
             OptionError: The timeout is no duration.
             ResultTimeout: It was not final in time.
         """
+        self._app.require_results("waiting for a job")
         deadline = None if timeout is None else _deadline(timeout)
         updates: queue.SimpleQueue[JobUpdate | None] = queue.SimpleQueue()
         subscription = self._app.listener.subscribe(self.id, updates.put)
@@ -197,6 +198,7 @@ class JobHandle(Generic[R]):
         """``watch`` for coroutines."""
         import asyncio
 
+        self._app.require_results("waiting for a job")
         deadline = None if timeout is None else _deadline(timeout)
         loop = asyncio.get_running_loop()
         updates: asyncio.Queue[JobUpdate | None] = asyncio.Queue()

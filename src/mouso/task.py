@@ -103,7 +103,7 @@ class Call(Generic[P, R]):
                 "else use 'json' or 'msgpack'"
             )
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueues a job with these arguments and returns at once.
 
         Raises:
@@ -114,12 +114,12 @@ class Call(Generic[P, R]):
         stored = self._app.producer.submit((self._build(args, kwargs),))[0]
         return JobHandle(self._app, stored.id, self._task)
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """``delay`` for coroutines; concurrent ones share round trips."""
         stored = (await self._app.producer.asubmit((self._build(args, kwargs),)))[0]
         return JobHandle(self._app, stored.id, self._task)
 
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def job(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """The job that ``delay`` would enqueue, for ``app.enqueue_many``."""
         return self._build(args, kwargs)
 
@@ -299,8 +299,10 @@ class Task(Call[P, R]):
         """The task with other options for its next jobs; see ``Options``.
 
         Raises:
+            CapabilityError: The broker lacks what an option needs.
             OptionError: An option is unknown or out of its range.
         """
+        self._app.require_capabilities(self.name, options)
         return Call(self._app, self, template(self._template, options, self.name))
 
     def run_settings(self, encoded: bytes | None) -> RunSettings:

@@ -38,6 +38,7 @@ _SWITCH = _one_of("on", "off")
 _TEXT = _Values(".+", "is empty")
 _FILE = _Values(".+", "names no file")
 _NUMBER = _Values("[0-9]{1,2}", "is no whole number from 0 to 99")
+_SECONDS = _Values("[1-9][0-9]{0,6}", "is no whole number of seconds")
 _STORE = _Values(r"(?!amqps?:)[a-z+]+://.*", "is no URL of a store, such as postgresql://localhost/jobs")
 _NAME = _Values(r"[A-Za-z0-9_.-]{1,64}", "is no name of 1 to 64 letters, digits, '_', '.' and '-'")
 
@@ -49,7 +50,7 @@ _TLS = {
     "ssl_cert_reqs": _one_of("required", "none"),
     "ssl_check_hostname": _one_of("true", "false"),
 }
-_RABBIT = {"namespace": _NAME, "store": _STORE}
+_RABBIT = {"namespace": _NAME, "store": _STORE, "consumer_timeout": _SECONDS}
 _SENTINEL = {"sentinel_username": _TEXT, "sentinel_password": _TEXT}
 
 PARAMETERS: Mapping[str, Mapping[str, _Values]] = {

@@ -231,6 +231,8 @@ class Bench:
 
         def joined() -> bool:
             assert worker.alive, f"the worker ended: {worker.log}"
+            if not self.producer.broker.capabilities.inspect:
+                return " serves " in worker.log
             return any(info.pid == worker.pid for info in self.producer.workers())
 
         wait_until(joined, timeout=WAIT, message="the worker has joined")

@@ -20,6 +20,8 @@ log.console.level = warning
 disk_free_limit.absolute = 50MB
 vm_memory_high_watermark.absolute = 2GB
 """
+_IDLE = "+sbwt none +sbwtdcpu none +sbwtdio none"
+"""Its threads do not spin while they wait for work: the tests have two CPUs."""
 
 
 class RabbitServer(Server):
@@ -27,14 +29,16 @@ class RabbitServer(Server):
 
     Args:
         settings: More settings, lines of its configuration file.
+        advanced: Those for which that has no words, as an Erlang term.
     """
 
-    def __init__(self, folder: Path, settings: str = "") -> None:
+    def __init__(self, folder: Path, settings: str = "", advanced: str = "[].") -> None:
         super().__init__(folder)
         self._ports = free_port(), free_port()
         self.settings = folder / "rabbitmq.conf"
         self.settings.write_text(_SETTINGS + settings)
         (folder / "plugins").write_text("[].")
+        (folder / "advanced.config").write_text(advanced)
 
     @property
     def alone(self) -> str:
@@ -64,11 +68,13 @@ class RabbitServer(Server):
             "RABBITMQ_DIST_PORT": distribution,
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_CONFIG_FILE": self.settings,
+            "RABBITMQ_ADVANCED_CONFIG_FILE": self.folder / "advanced.config",
             "RABBITMQ_ENABLED_PLUGINS_FILE": self.folder / "plugins",
             "RABBITMQ_MNESIA_BASE": self.folder / "mnesia",
             "RABBITMQ_LOG_BASE": self.folder / "log",
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_PID_FILE": self.folder / "pid",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _IDLE,
         }
         words = [f"{name}={value}" for name, value in environment.items()]
         # The mapper is started first: the server starts one that outlives it if it finds none.

@@ -125,8 +125,10 @@ class Server(ABC):
         self._process = None
 
     def freeze(self) -> None:
-        """Holds all of its processes."""
-        self._signal(self.processes(), signal.SIGSTOP)
+        """Holds all of its processes; returns when every thread of theirs stands still."""
+        processes = self.processes()
+        self._signal(processes, signal.SIGSTOP)
+        wait_until(lambda: all(map(_stands_still, processes)), message="the server is frozen")
 
     def thaw(self) -> None:
         """Lets them go on."""
@@ -182,3 +184,10 @@ def self_signed(folder: Path) -> Path:
     files = ["-keyout", "server.key", "-out", "server.crt"]
     subprocess.run([*command.split(), *files], cwd=folder, check=True, capture_output=True)
     return folder / "server.crt"
+
+
+def _stands_still(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        states = [stat.read_text().rpartition(") ")[2][0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(state in "TtZX" for state in states)
+    return True

@@ -15,7 +15,7 @@ def connect(url: str, *, clock: Clock = SYSTEM, create: bool = True) -> Broker:
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``redis://host:6379/0``, ``postgresql://host/name``,
-            ``amqp://host/vhost?store=`` and another one, or ``memory://name``.
+            ``amqp://host/vhost``, with ``?store=`` and another one or without, or ``memory://name``.
         clock: For tests.
         create: Whether a SQLite file that is not there is made at the first use.
 
@@ -46,13 +46,10 @@ def _server(url: BrokerURL, extra: str, clock: Clock, create: bool) -> Broker:
 
         return PostgresBroker(url, clock=clock)
     if extra == "rabbitmq":
-        from mouso.brokers.rabbitmq import RabbitBroker
+        from mouso.brokers.rabbitmq import LoneRabbitBroker, RabbitBroker
 
         if "store" not in url.params:
-            raise ConfigError(
-                f"{url.shown} carries jobs and remembers none; name a store as well, such as"
-                ' Mouso(broker="amqp://…", store="postgresql://localhost/jobs")'
-            )
+            return LoneRabbitBroker(url, clock)
         return RabbitBroker(url, connect(url.params["store"], clock=clock, create=create))
     from mouso.brokers.redis import RedisBroker
 

@@ -23,6 +23,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a broker can do; a task that needs more is refused when it is declared.
 
     Attributes:
+        unique: It knows a job that it has had before: by a unique key, or by its id.
+        inspect: It can look for jobs that wait or run, and act on them; without it, on dead ones only.
+        results: It remembers what became of a job, and what it returned.
         shared: Other processes see the same jobs.
         transactional: ``enqueue`` can join a caller's transaction, and a job can end in one of its own.
     """
@@ -32,6 +35,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     priority: bool = True
     unique: bool = True
     inspect: bool = True
+    results: bool = True
     workflows: bool = False
     limits: bool = False
     push: bool = True

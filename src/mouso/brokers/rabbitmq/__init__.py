@@ -1,5 +1,6 @@
-"""The RabbitMQ broker: a store remembers the jobs, RabbitMQ carries the news of them."""
+"""The RabbitMQ brokers: with a store, which remembers the jobs while RabbitMQ carries the news of them, and without."""
 
+from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
 from mouso.brokers.rabbitmq.broker import RabbitBroker
 
-__all__ = ["RabbitBroker"]
+__all__ = ["LoneRabbitBroker", "RabbitBroker"]

@@ -9,6 +9,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pika
@@ -40,10 +42,12 @@ class Outage:
 
     Args:
         server: For people.
+        meanwhile: What happens until it is back, likewise.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, meanwhile: str = "until it does, workers look for jobs once a second") -> None:
         self._server = server
+        self._meanwhile = meanwhile
         self._lock = threading.Lock()
         self._down: dict[object, float] = {}
 
@@ -51,9 +55,7 @@ class Outage:
         """A connection has gone, or is not to be had."""
         with self._lock:
             if not self._down:
-                log.warning(
-                    "%s does not answer (%s); until it does, workers look for jobs once a second", self._server, why
-                )
+                log.warning("%s does not answer (%s); %s", self._server, why, self._meanwhile)
             self._down.setdefault(link, SYSTEM.monotonic())
 
     def ends(self, link: object, *, back: bool = True) -> None:
@@ -102,12 +104,14 @@ class Link:
         refused: Why another try would end the same; None while that is not known.
         why: Why there is no connection, for people.
         version: The server's, once it is known.
+        server: Its address, for people.
     """
 
     def __init__(
         self, url: BrokerURL, outage: Outage, use: Callable[[SelectConnection], None], lost: Callable[[], None]
     ) -> None:
         self._url = url
+        self.server = url.server
         self._outage = outage
         self._use, self._lost = use, lost
         self._fresh()
@@ -157,7 +161,11 @@ class Link:
     def soon(self, step: Callable[[], None]) -> None:
         """Lets the thread do something."""
         self.start()
-        self._loop.add_callback_threadsafe(step)
+        self._loop.add_callback_threadsafe(partial(_harmless, step))
+
+    def later(self, seconds: float, step: Callable[[], None]) -> None:
+        """Does something on its thread after a while; to be called there."""
+        self._loop.call_later(seconds, partial(_harmless, step))
 
     def close(self, patience: float = 1.0) -> None:
         """Closes the connection in good order, within so many seconds, and ends the thread."""
@@ -254,6 +262,12 @@ class Link:
     def _stop(self) -> None:
         """Ends the loop in its next turn: in this one it may have a socket to close."""
         self._loop.add_callback_threadsafe(self._loop.stop)
+
+
+def _harmless(step: Callable[[], None]) -> None:
+    """Does something, unless its channel or connection is just being closed: what follows from that is done then."""
+    with suppress(exceptions.ChannelWrongStateError, exceptions.ConnectionWrongStateError):
+        step()
 
 
 def _parameters(url: BrokerURL, host: tuple[str, int]) -> pika.ConnectionParameters:

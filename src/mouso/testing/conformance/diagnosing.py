@@ -18,6 +18,7 @@ from mouso.testing.conformance.kit import (
     everything,
     failure,
     join,
+    require_inspection,
     settle,
     state,
 )
@@ -87,6 +88,7 @@ class Diagnosing(Suite):
 
     def test_the_view_shows_what_the_broker_shows(self, broker: Broker, make_broker: MakeBroker) -> None:
         """A broker on the same store whose ``get``, ``find``, ``queues`` and ``workers`` leave it as it is."""
+        require_inspection(broker)
         _fill(broker)
         for one in (broker, make_broker()):
             view = one.diagnose(retention=Retention()).view

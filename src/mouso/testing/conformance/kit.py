@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from mouso.brokers.base import LEASE_MS, Broker, Exchange, JobFilter, Retention, Want, WorkerInfo
-from mouso.errors import ErrorInfo
+from mouso.errors import CapabilityError, ErrorInfo
 from mouso.job import Charge, Job, JobState, Lease, Outcome, new_id
 from mouso.testing.clock import FakeClock
 
@@ -23,12 +24,21 @@ W1, W2, W3 = "1" * 16, "2" * 16, "3" * 16
 TASK = "work"
 LEASE = LEASE_MS / 1000
 FOREVER = Retention(finished=10**15, dead=10**15)
+_DELIVERY = 0.25
+"""Seconds within which a broker that cannot look for jobs has delivered those that there are."""
 PROMPT = 4.0
 """Seconds within which something must return that returns "at once"."""
 
 
 class Suite:
     """The fixtures of every part of the suite; a subclass has to provide ``make_broker``."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Lets a test end as skipped where it asks for what its broker says that it cannot do."""
+        super().__init_subclass__(**settings)
+        for name, test in list(vars(cls).items()):
+            if name.startswith("test_"):
+                setattr(cls, name, _skipping(test))
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -49,6 +59,26 @@ class Suite:
     def broken(self) -> Broker:
         """A broker whose store cannot be used: damaged, out of reach, …; for brokers that are ``shared``."""
         raise NotImplementedError("the suite of a shared broker provides one that is broken")
+
+
+def _skipping(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    def run(self: object, **fixtures: Any) -> Any:
+        try:
+            return test(self, **fixtures)
+        except CapabilityError as error:
+            broker = fixtures["broker"] if "broker" in fixtures else fixtures["make_broker"]()
+            if broker.capabilities.inspect:
+                raise
+            pytest.skip(str(error))
+
+    return run
+
+
+def require_inspection(broker: Broker) -> None:
+    """Skips a test whose sentence holds only where the broker can look for jobs, and acts on those it finds."""
+    if not broker.capabilities.inspect:
+        pytest.skip(f"{broker.capabilities.name} cannot look for jobs")
 
 
 def make_job(id: str | None = None, **fields: Any) -> Job:
@@ -81,7 +111,14 @@ def exchange(
     """Exchanges as a worker that has announced itself."""
     if all(known.id != worker for known in broker.workers()):
         join(broker, worker, tasks=sorted(tasks or {TASK}))
-    return broker.exchange(worker, outcomes, Want(limit=limit, shares=shares, tasks=tasks))
+    done = broker.exchange(worker, outcomes, Want(limit=limit, shares=shares, tasks=tasks))
+    late = time.monotonic() + _DELIVERY
+    while not broker.capabilities.inspect and len(done.leases) < limit and time.monotonic() < late:
+        broker.wait(_DELIVERY / 10)
+        more = broker.exchange(worker, (), Want(limit=limit - len(done.leases), shares=shares, tasks=tasks))
+        done.leases += more.leases
+        done.parked = sorted({*done.parked, *more.parked})
+    return done
 
 
 def claim(broker: Broker, limit: int = 1, **options: Any) -> list[Lease]:

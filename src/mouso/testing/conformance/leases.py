@@ -24,6 +24,7 @@ from mouso.testing.conformance.kit import (
     outcome,
     read,
     release,
+    require_inspection,
     settle,
     state,
 )
@@ -139,6 +140,7 @@ class Reconciling(Suite):
 
     def test_what_was_taken_over_is_told(self, broker: Broker) -> None:
         """The keys in ``held`` that are not its running claims: their jobs were taken over or have ended."""
+        require_inspection(broker)
         enqueue(broker, "a", "b", "c")
         a, b, c = claim(broker, 3)
         settle(broker, outcome(a, JobState.COMPLETED), release(b))
@@ -189,6 +191,7 @@ class Retiring(Suite):
 
     def test_only_workers_whose_lease_has_ended_are_reaped(self, broker: Broker, clock: FakeClock) -> None:
         """A worker whose lease holds is not touched."""
+        require_inspection(broker)
         enqueue(broker, "a", "b")
         claim(broker)
         clock.advance(LEASE / 2)
@@ -218,6 +221,7 @@ class Retiring(Suite):
     ) -> None:
         """In several calls if there are more than ``limit``; the worker is named by the call that gave back the last
         one."""
+        require_inspection(broker)
         enqueue(broker, *"abcde")
         claim(broker, 5)
         clock.advance(LEASE + 1)
@@ -229,6 +233,7 @@ class Retiring(Suite):
 
     def test_the_limit_is_for_all_workers(self, broker: Broker, clock: FakeClock) -> None:
         """At most ``limit`` jobs."""
+        require_inspection(broker)
         enqueue(broker, *"abcd")
         claim(broker, 2)
         claim(broker, 2, worker=W2)

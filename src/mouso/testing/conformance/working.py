@@ -29,6 +29,7 @@ from mouso.testing.conformance.kit import (
     outcome,
     read,
     release,
+    require_inspection,
     settle,
     state,
 )
@@ -43,6 +44,7 @@ def _again(broker: Broker, clock: FakeClock, lease: Lease) -> None:
 
 
 def _made_anew(broker: Broker, clock: FakeClock, lease: Lease) -> None:
+    require_inspection(broker)
     settle(broker, release(lease))
     broker.delete([lease.id])
     enqueue(broker, lease.id)
@@ -55,6 +57,7 @@ def _deleted(broker: Broker, clock: FakeClock, lease: Lease) -> None:
 
 
 def _reaped(broker: Broker, clock: FakeClock, lease: Lease) -> None:
+    require_inspection(broker)
     clock.advance(LEASE + 1)
     assert broker.reap(10) == [W1]
 
@@ -79,6 +82,7 @@ class Settling(Suite):
     @pytest.mark.parametrize("next_state", RUNNING_TO)
     def test_an_outcome_is_applied(self, broker: Broker, clock: FakeClock, next_state: JobState) -> None:
         """An outcome is applied if its token is the job's last claim and the job is still running under it."""
+        require_inspection(broker)
         enqueue(broker, "a")
         lease = claim_one(broker)
         clock.advance(3)
@@ -191,6 +195,7 @@ class Settling(Suite):
 
     def test_errors_add_up(self, broker: Broker, clock: FakeClock) -> None:
         """Failed attempts, oldest first, each with when and under which worker it was."""
+        require_inspection(broker)
         enqueue(broker, "a")
         for worker in (W1, W2, W1):
             settle(broker, failure(claim_one(broker, worker=worker)), worker=worker)
@@ -217,6 +222,7 @@ class Settling(Suite):
 
     def test_settles_first_and_then_claims(self, broker: Broker) -> None:
         """Settles outcomes, then claims jobs, in one step."""
+        require_inspection(broker)
         enqueue(broker, "a", "b")
         lease = claim_one(broker)
         both = exchange(broker, 2, outcomes=[release(lease)])
@@ -294,6 +300,7 @@ class Claiming(Suite):
 
     def test_a_delayed_job_keeps_its_place(self, broker: Broker, clock: FakeClock) -> None:
         """Inside a queue what was enqueued first goes first, also if it became due last."""
+        require_inspection(broker)
         enqueue(broker, "a", delay=2000)
         enqueue(broker, "b", delay=1000)
         enqueue(broker, "c")
@@ -303,6 +310,7 @@ class Claiming(Suite):
 
     def test_a_released_or_retried_job_keeps_its_place(self, broker: Broker, clock: FakeClock) -> None:
         """A released or retried job keeps its place."""
+        require_inspection(broker)
         enqueue(broker, "a", "b", "c", "d", "e")
         a, b, c, d = claim(broker, 4)
         settle(broker, outcome(d, JobState.DEAD), failure(b), release(c), outcome(a, JobState.CANCELLED))
@@ -321,6 +329,7 @@ class Claiming(Suite):
 
     def test_an_expired_job_is_not_claimed(self, broker: Broker, clock: FakeClock) -> None:
         """A paused queue and an expired job are not claimed."""
+        require_inspection(broker)
         enqueue(broker, "a", "b", ttl=1000)
         enqueue(broker, "c", ttl=5000)
         clock.advance(1.5)
@@ -329,6 +338,7 @@ class Claiming(Suite):
 
     def test_a_due_job_waits_for_promote(self, broker: Broker, clock: FakeClock) -> None:
         """Makes due jobs available: until then they are not claimed."""
+        require_inspection(broker)
         enqueue(broker, "a", delay=1000)
         clock.advance(2)
         assert claim(broker, 10) == []
@@ -347,6 +357,7 @@ class Claiming(Suite):
 
     def test_next_due(self, broker: Broker, clock: FakeClock) -> None:
         """ms until the earliest scheduled or retryable job is due (0: already), None for none."""
+        require_inspection(broker)
         assert exchange(broker).next_due is None
         enqueue(broker, "a")
         assert exchange(broker).next_due is None

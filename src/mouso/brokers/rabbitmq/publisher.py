@@ -1,0 +1,209 @@
+"""Publishing with confirms: what is handed over is stored when the call returns."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import SelectConnection
+from pika.channel import Channel
+
+from mouso.brokers.rabbitmq import frames
+from mouso.brokers.rabbitmq.desk import Desk
+from mouso.brokers.rabbitmq.frames import Message
+from mouso.clock import SYSTEM
+from mouso.errors import BrokerUnavailable, OutcomeUnknown
+
+
+class Parcel:
+    """Messages that are sent together.
+
+    Attributes:
+        done: Set when the server has stored all of them, or nothing more will be heard of them.
+        returned: The ids of those that no queue took.
+        error: Why it is not known of all that they are stored.
+    """
+
+    __slots__ = ("_then", "done", "error", "left", "messages", "returned")
+
+    def __init__(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None) -> None:
+        self.messages = messages
+        self.left = len(messages)
+        self.done = threading.Event()
+        self.returned: set[str] = set()
+        self.error: Exception | None = None
+        self._then = then
+
+    def finish(self, error: Exception | None = None) -> None:
+        """There is nothing more to wait for."""
+        if not self.done.is_set():
+            self.error = self.error or error
+            self.done.set()
+            if self._then is not None:
+                self._then(self)
+
+
+class Publisher(Desk):
+    """A connection for publishing. RabbitMQ holds it up while it is short of memory or disk."""
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._channel: Channel | None = None
+        self._blocked = ""
+        self._outbox: deque[Parcel] = deque()
+        self._guard = threading.Lock()
+        self._tag = 0
+        self._waiting: dict[int, Parcel] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can send just now."""
+        return self._up.is_set() and not self._blocked
+
+    def post(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None = None) -> Parcel:
+        """Hands messages over; they are sent as soon as that can be, in this order.
+
+        Args:
+            then: Called on the link's thread when the parcel is done.
+        """
+        if self.link.inherited:
+            self._forget()
+        parcel = Parcel(messages, then)
+        with self._guard:
+            self._outbox.append(parcel)
+        self.link.soon(self._send)
+        return parcel
+
+    def publish(self, messages: Sequence[Message], deadline: float) -> set[str]:
+        """Publishes messages, and waits until the server has stored them.
+
+        Returns:
+            The ids of those that no queue took.
+
+        Raises:
+            BrokerUnavailable: None was sent.
+            OutcomeUnknown: Some may be stored.
+        """
+        self.reach(deadline)
+        return self.wait(self.post(messages), deadline)
+
+    def wait(self, parcel: Parcel, deadline: float) -> set[str]:
+        """Waits for a parcel, as ``publish``; one that was sent can be waited for again."""
+        if not parcel.done.wait(max(deadline - SYSTEM.monotonic(), 0)):
+            with self._guard:
+                unsent = parcel in self._outbox
+                if unsent:
+                    self._outbox.remove(parcel)
+            error = self.unavailable() if unsent else self._unknown("did not confirm in time")
+            if unsent:
+                parcel.finish(error)
+            raise error
+        if parcel.error is not None:
+            raise parcel.error
+        return parcel.returned
+
+    def unavailable(self) -> BrokerUnavailable:
+        if self._blocked and self._up.is_set():
+            return BrokerUnavailable(
+                f"{self._server} takes no messages ({self._blocked}); nothing was stored, see its alarms and try again"
+            )
+        return super().unavailable()
+
+    def _unknown(self, what: str) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{self._server} {what}; the jobs may be stored, and would be twice if it is repeated")
+
+    # -- on the link's thread
+
+    def _start(self, connection: SelectConnection) -> None:
+        self._blocked = ""
+        connection.add_on_connection_blocked_callback(self._block)
+        connection.add_on_connection_unblocked_callback(self._unblock)
+        connection.channel(on_open_callback=self._opened)
+
+    def _opened(self, channel: Channel) -> None:
+        channel.add_on_close_callback(self._channel_closed)
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._confirmed, callback=lambda _: self._ready(channel))
+
+    def _ready(self, channel: Channel) -> None:
+        self._channel, self._tag = channel, 0
+        self._up.set()
+        self._send()
+
+    def _block(self, connection: object, frame: Any) -> None:
+        self._blocked = str(frame.method.reason or "it is short of memory or disk")
+
+    def _unblock(self, connection: object, frame: object) -> None:
+        self._blocked = ""
+        self._send()
+
+    def _send(self) -> None:
+        channel, connection = self._channel, self._connection
+        if channel is None or connection is None or self._blocked or not channel.is_open:
+            return
+        number, most = channel.channel_number, connection.params.frame_max or 131072
+        most = getattr(connection, "_body_max_length", most - 8) + 8
+        while self._outbox:
+            with self._guard:
+                if not self._outbox:
+                    return
+                parcel = self._outbox.popleft()
+            if not parcel.messages:
+                parcel.finish()
+                continue
+            waiting, tag, data = self._waiting, self._tag, []
+            for message in parcel.messages:
+                tag += 1
+                waiting[tag] = parcel
+                data.append(frames.publish(number, message, most))
+            self._tag = tag
+            connection._output_marshaled_frames([b"".join(data)])
+
+    def _confirmed(self, frame: Any) -> None:
+        method, waiting = frame.method, self._waiting
+        tags = [method.delivery_tag]
+        if method.multiple:
+            tags = []
+            for tag in waiting:  # in the order they were sent
+                if tag > method.delivery_tag:
+                    break
+                tags.append(tag)
+        failed = method.NAME == "Basic.Nack"
+        for tag in tags:
+            parcel = waiting.pop(tag, None)
+            if parcel is None:
+                continue
+            parcel.left -= 1
+            if failed:
+                parcel.error = self._unknown("could not store a message")
+            if not parcel.left:
+                parcel.finish()
+
+    def _returned(self, channel: Channel, method: object, properties: pika.BasicProperties, body: bytes) -> None:
+        """No queue took it; it is confirmed next."""
+        for parcel in set(self._waiting.values()):
+            if any(message.id == properties.message_id for message in parcel.messages):
+                parcel.returned.add(str(properties.message_id))
+                return
+
+    def _channel_closed(self, channel: Channel, why: BaseException) -> None:
+        if self._channel is channel:
+            self._drop(f"closed the channel ({why})")
+            connection = self._connection
+            if connection is not None and connection.is_open:
+                connection.channel(on_open_callback=self._opened)
+
+    def _lost(self) -> None:
+        super()._lost()
+        self._drop("lost the connection")
+
+    def _drop(self, what: str) -> None:
+        """What was sent and not confirmed may be stored; what was not sent yet waits for the next channel."""
+        self._channel = None
+        self._up.clear()
+        lost, self._waiting = self._waiting, {}
+        for parcel in dict.fromkeys(lost.values()):
+            parcel.finish(self._unknown(what))

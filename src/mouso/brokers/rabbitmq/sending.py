@@ -1,0 +1,82 @@
+"""Jobs on their way to RabbitMQ: the queues that take them are there first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mouso.brokers.rabbitmq import facts as registry
+from mouso.brokers.rabbitmq.facts import Fact, Facts
+from mouso.brokers.rabbitmq.frames import Message
+from mouso.brokers.rabbitmq.letter import Letter
+from mouso.brokers.rabbitmq.link import Outage
+from mouso.brokers.rabbitmq.names import Names
+from mouso.brokers.rabbitmq.publisher import Publisher
+from mouso.brokers.rabbitmq.shelf import Shelf
+from mouso.brokers.rabbitmq.topology import Topology
+from mouso.clock import SYSTEM
+from mouso.errors import BrokerUnavailable
+from mouso.urls import BrokerURL
+
+
+def until(seconds: float) -> float:
+    """The deadline after so many seconds, on the monotonic clock."""
+    return SYSTEM.monotonic() + seconds
+
+
+class Sending:
+    """What publishes jobs and facts.
+
+    Attributes:
+        names: The names of its namespace.
+        publisher: Its connection.
+        topology: What that has seen to be there.
+    """
+
+    def __init__(self, url: BrokerURL, outage: Outage) -> None:
+        self.names = Names(url.params.get("namespace", "default"))
+        self.publisher = Publisher(url, outage)
+        self.topology = Topology(self.publisher, self.names, self.tell_queue)
+        self._facts = Shelf(self.publisher, self.publisher, self.topology, self.names.facts)
+        self._server = url.server
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.publisher.close()
+        self.topology.forget()
+
+    def publish(self, letters: Sequence[Letter], deadline: float) -> None:
+        """Stores jobs; a second time for those whose queues were deleted meanwhile."""
+        for _ in range(2):
+            returned = self.publisher.publish(self.messages(letters, deadline), deadline)
+            if not returned:
+                return
+            self.topology.forget()
+            letters = [letter for letter in letters if letter.id in returned]
+        raise BrokerUnavailable(f"no queue of {self._server} took {len(letters)} of the jobs; try again")
+
+    def messages(self, letters: Iterable[Letter], deadline: float) -> list[Message]:
+        """Letters as messages, with queues there to take them."""
+        messages = []
+        for letter in letters:
+            if letter.state.final:
+                self.topology.base(deadline)
+                messages.append(self.names.dead_message(letter))
+                continue
+            self.topology.queue(letter.queue, deadline)
+            if letter.hold >= 1000:
+                self.topology.ladder(deadline)
+            messages.append(self.names.message(letter))
+        return messages
+
+    def facts(self, deadline: float) -> Facts:
+        """All facts that there are by now."""
+        return registry.read(self._facts, deadline) if self.topology.exists(self.names.facts, deadline) else Facts()
+
+    def tell(self, fact: Fact, deadline: float) -> None:
+        """Tells everybody a fact."""
+        self.topology.base(deadline)
+        self.publisher.publish([registry.encode(self.names, fact)], deadline)
+
+    def tell_queue(self, queue: str, deadline: float) -> None:
+        """Tells everybody that there is a queue."""
+        self.tell(Fact("queue", queue), deadline)

@@ -1,0 +1,148 @@
+"""Declares what Mouso needs in a virtual host, once; and says what is wrong with what is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pika.channel import Channel
+
+from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
+from mouso.brokers.rabbitmq.names import LEVELS, RUNGS, Names
+from mouso.errors import BrokerUnavailable, ConfigError
+
+_NOT_FOUND, _PRECONDITION, _REFUSED, LOCKED = 404, 406, 403, 405
+
+
+class Topology:
+    """What one connection has seen to be there.
+
+    Args:
+        publish_fact: Tells all workers that there is a queue.
+    """
+
+    def __init__(self, desk: Desk, names: Names, publish_fact: Callable[[str, float], None]) -> None:
+        self._desk, self._names = desk, names
+        self._publish_fact = publish_fact
+        self.forget()
+
+    def forget(self) -> None:
+        """Looks again at all of it: something was deleted, or this is a fork."""
+        self._queues: set[str] = set()
+        self._base = self._ladder = False
+
+    def base(self, deadline: float) -> None:
+        """Sees to the dead letters and the facts."""
+        if self._base:
+            return
+        names = self._names
+
+        def steps(channel: Channel) -> Steps[None]:
+            yield _exchange(channel, names.due)
+            yield lambda done: channel.exchange_declare(names.news, "fanout", durable=True, callback=done)
+            yield _queue(channel, names.facts, names.facts_arguments)
+            yield _bind(channel, names.facts, names.news, "")
+            yield _queue(channel, names.dead, names.dead_arguments)
+
+        self._declare(steps, deadline)
+        self._base = True
+
+    def ladder(self, deadline: float) -> None:
+        """Sees to the queues of delays."""
+        if self._ladder:
+            return
+        self.base(deadline)
+        if not self.exists(self._names.rung(RUNGS - 1), deadline):  # the last to be made
+            self._declare(self._rungs, deadline)
+        self._ladder = True
+
+    def _rungs(self, channel: Channel) -> Steps[None]:
+        names = self._names
+        for number in range(RUNGS):
+            rung, below = names.rung(number), names.rung(number - 1)
+            yield _exchange(channel, rung)
+            yield _bind_exchange(channel, below, rung, names.bound(number, stays=False))
+            yield _queue(channel, rung, names.rung_arguments(number))
+            yield _bind(channel, rung, rung, names.bound(number, stays=True))
+
+    def queue(self, queue: str, deadline: float) -> None:
+        """Sees to a queue of Mouso's: first all workers learn of it, then it is made."""
+        if queue in self._queues:
+            return
+        self.base(deadline)
+        names = self._names
+        self._publish_fact(queue, deadline)
+
+        def steps(channel: Channel) -> Steps[None]:
+            for level in LEVELS:
+                name = names.work(queue, level)
+                yield _queue(channel, name, names.work_arguments)
+                yield _bind(channel, name, names.due, f"#.{names.due_key(queue, level)}")
+
+        self._declare(steps, deadline)
+        self._queues.add(queue)
+
+    def queues(self, queues: Iterable[str], deadline: float) -> None:
+        """``queue`` for each."""
+        for queue in queues:
+            self.queue(queue, deadline)
+
+    def exists(self, queue: str, deadline: float) -> bool:
+        """Whether RabbitMQ has a queue of this name."""
+        return self.size(queue, deadline) is not None
+
+    def size(self, queue: str, deadline: float) -> tuple[int, int] | None:
+        """How many messages wait in a queue of RabbitMQ's, and how many consumers it has; None if there is none."""
+
+        def steps(channel: Channel) -> Steps[tuple[int, int]]:
+            made = yield lambda done: channel.queue_declare(queue, passive=True, callback=done)
+            return made.method.message_count, made.method.consumer_count
+
+        try:
+            return self._desk.talk(steps, deadline)
+        except Closed as closed:
+            if closed.code == _NOT_FOUND:
+                return None
+            raise self.error(closed) from None
+
+    def _declare(self, steps: Callable[[Channel], Steps[None]], deadline: float) -> None:
+        try:
+            self._desk.talk(steps, deadline)
+        except Closed as closed:
+            raise self.error(closed) from None
+
+    def error(self, closed: Closed) -> Exception:
+        """What the server refused, for people."""
+        server = self._desk.link.server
+        if closed.code == _PRECONDITION:
+            name = closed.text.partition("queue '")[2].partition("'")[0]
+            what = f"the queue {name!r} of {server} is there with other arguments"
+            plan = f"rabbitmqctl delete_queue {name}" if name else "rabbitmqctl list_queues name arguments"
+            return ConfigError(
+                f"{what} ({closed.text}); move its messages elsewhere with a shovel, run {plan}, and start again, or"
+                " take another namespace="
+            )
+        if closed.code == _REFUSED:
+            return ConfigError(
+                f"{server} does not let this user do that ({closed.text}); see rabbitmqctl set_permissions"
+            )
+        return BrokerUnavailable(f"{server} refuses ({closed.text}); nothing was stored, try again")
+
+
+# Steps of a conversation.
+
+
+def _exchange(channel: Channel, name: str) -> Callable[[Callable[..., None]], Any]:
+    return lambda done: channel.exchange_declare(name, "topic", durable=True, callback=done)
+
+
+def _queue(channel: Channel, name: str, arguments: dict[str, Any]) -> Callable[[Callable[..., None]], Any]:
+    return lambda done: channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
+
+
+def _bind(channel: Channel, queue: str, exchange: str, key: str) -> Callable[[Callable[..., None]], Any]:
+    return lambda done: channel.queue_bind(queue, exchange, key, callback=done)
+
+
+def _bind_exchange(channel: Channel, to: str, exchange: str, key: str) -> Callable[[Callable[..., None]], Any]:
+    return lambda done: channel.exchange_bind(to, exchange, key, callback=done)
