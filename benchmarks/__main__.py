@@ -21,6 +21,7 @@ from benchmarks import (
     machine,
     memory,
     peers,
+    rabbitmq,
     recycling,
     report,
     servers,
@@ -40,6 +41,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan], list[Row]]] = {
     "recycling": recycling.run,
     "redis": servers.redis,
     "postgres": servers.postgres,
+    "rabbitmq": rabbitmq.run,
 }
 _SHARED = Path("/dev/shm")
 _BUSY = 0.3

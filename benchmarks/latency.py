@@ -67,6 +67,7 @@ def sample(rig: Rig, starts: int, results: int, idle: float) -> dict[str, float]
         found["operations"] = (rig.server.operations() - operations if rig.server else 0) / took
         answer = rig.client("latency", starts, results)
     for what, samples in answer.items():
-        found[f"{what} p50"] = percentile(samples, 0.5)
-        found[f"{what} p99"] = percentile(samples, 0.99)
+        if samples:
+            found[f"{what} p50"] = percentile(samples, 0.5)
+            found[f"{what} p99"] = percentile(samples, 0.99)
     return found

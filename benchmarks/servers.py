@@ -13,7 +13,7 @@ from benchmarks.rig import MousoRig, Rig, in_turn
 from benchmarks.stores import Postgres, Redis, Store
 from tools.servers import PACKAGES, find
 
-_PROGRAMS = {"redis": ("redis-server",), "postgres": ("postgres", "initdb")}
+_PROGRAMS = {"redis": ("redis-server",), "postgres": ("postgres", "initdb"), "rabbitmq": ("rabbitmq-server",)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,14 @@ import secrets
 import shutil
 import time
 from abc import abstractmethod
+from contextlib import closing
 from pathlib import Path
 
+import pika
 from psycopg.sql import SQL
 
 from tests.servers.postgres import PostgresServer
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 from tests.support import wait_until
@@ -120,4 +123,35 @@ class Postgres(Store, PostgresServer):
             for i in range(jobs):
                 payload = json.dumps([i]).encode()
                 client.execute(_INSERT, (secrets.token_hex(16), _TASK, "default", time.time_ns(), payload))
+            return jobs / (time.perf_counter() - began)
+
+
+class RabbitMQ(Store, RabbitServer):
+    """RabbitMQ as it comes, with no store beside it."""
+
+    @property
+    def url(self) -> str:
+        return self.alone
+
+    def about(self) -> str:
+        with closing(self.client()) as client:
+            return f"RabbitMQ {client._impl.server_properties['version']}, quorum queues"
+
+    def settle(self) -> None:
+        """There is nothing that it would do later."""
+
+    def operations(self) -> int:
+        """It does not count them."""
+        return 0
+
+    def bare(self, jobs: int) -> float:
+        """One confirmed message to a quorum queue."""
+        with closing(self.client()) as client:
+            channel = client.channel()
+            channel.confirm_delivery()
+            channel.queue_declare("bare", durable=True, arguments={"x-queue-type": "quorum"})
+            properties = pika.BasicProperties(delivery_mode=2)
+            began = time.perf_counter()
+            for i in range(jobs):
+                channel.basic_publish("", "bare", json.dumps([secrets.token_hex(16), _TASK, i]).encode(), properties)
             return jobs / (time.perf_counter() - began)

@@ -9,7 +9,7 @@ from tools import bootstrap
 
 ENVIRONMENT = ".venv-bench"
 PINS = "constraints/bench.txt"
-_NAMES = ("huey", "dramatiq", "pgqueuer", "procrastinate", "redis", "asyncpg", "psycopg")
+_NAMES = ("huey", "dramatiq", "celery", "pgqueuer", "procrastinate", "redis", "asyncpg", "psycopg")
 
 
 def python() -> Path:
