@@ -11,6 +11,7 @@ was checked.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -122,6 +123,7 @@ class Signature:
             inspect.formatannotation(written if annotated is Any else annotated) if "return" in hints else ""
         )
         self._certain = _certain(returns) if is_usable(returns) else frozenset()
+        self._may_be_none = self._takes_none()
 
     def _hint(self, parameter: inspect.Parameter, hint: Any) -> Any:
         """The type to decode a parameter into."""
@@ -413,11 +415,20 @@ class Signature:
             ResultError: It cannot be encoded, the return annotation cannot restore it, or it is too large.
         """
         if value is None:
-            return None
+            if self._may_be_none:
+                return None
+            raise ResultError(
+                f"the result of task {self.name} is None, which its return annotation {self._returns} does not allow;"
+                f" return a value, or write {self._returns} | None"
+            )
         if codec == PICKLE:
             return self._pickle_result(value, limit)
+        wire = value
+        if self._result_adapter is not None:
+            with contextlib.suppress(Exception):  # what pydantic would not dump by the annotation is refused below
+                wire = self._result_adapter.dump(value)
         try:
-            encoded = ENCODERS[codec].encode(value)
+            encoded = ENCODERS[codec].encode(wire)
             size = len(encoded)
             if size > MAX_DEPTH and size <= limit and is_deep(encoded, codec, value):
                 raise RecursionError
@@ -456,6 +467,12 @@ class Signature:
                 "annotate the task with the type that it returns"
             )
         return encoded
+
+    def _takes_none(self) -> bool:
+        try:
+            return self._restore_result(b"null", "json") is None
+        except Exception:
+            return False
 
     def _restore_result(self, encoded: bytes, codec: str) -> Any:
         value = self._result_decoders[codec].decode(encoded)

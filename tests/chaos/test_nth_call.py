@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mouso import Mouso
+from mouso.brokers import connect
 from mouso.brokers.base import WorkerInfo
+from mouso.testing.clock import FakeClock
 from mouso.testing.faults import Fault, fail_nth
 from tests.chaos import injection
 from tests.chaos.arena import RESTART, Arena
@@ -77,12 +80,23 @@ def test_a_worker_whose_nth_exchange_fails(arena: Arena, fault: Fault) -> None:
 @pytest.mark.parametrize("kind", VERBS)
 def test_a_worker_of_which_a_verb_fails(arena: Arena, kind: str) -> None:
     prepare(arena)
-    for number, verb in enumerate(VERBS[kind]):
-        if kind == "upkeep":  # two that end without a word, one after the other: each is reaped once
-            arena.producer.broker.heartbeat(WorkerInfo(id=str(number) * 16, name="lost", host="elsewhere", pid=1))
-        for fault in RAISED + KILLED if kind != "reading" else (Fault.BEFORE, Fault.KILL_AFTER):
+    for verb in VERBS[kind]:
+        for number, fault in enumerate(RAISED + KILLED if kind != "reading" else (Fault.BEFORE, Fault.KILL_AFTER)):
+            if verb == "reap":
+                leave_a_lost_worker(arena, number)
             assert serve(arena, verb, 1, fault, certain=verb != "retire"), f"no {verb} was called"
     finish(arena)
+
+
+class LongAgo(FakeClock):
+    def steady(self) -> int:
+        return 0
+
+
+def leave_a_lost_worker(arena: Arena, number: int) -> None:
+    """A worker whose lease has ended: it was begun when the machine was."""
+    with closing(connect(arena.producer.broker_url, clock=LongAgo())) as broker:
+        broker.heartbeat(WorkerInfo(id=f"{number:016}", name="lost", host="elsewhere", pid=1))
 
 
 def test_a_storm(arena: Arena) -> None:
@@ -125,7 +139,8 @@ def serve(arena: Arena, verb: str, nth: int, fault: Fault, *, certain: bool = Fa
         done = all(job.state.final for job in arena.records(handle.id for handle in more))
         return done and (mark.exists() or not certain)
 
-    wait_until(over, timeout=20, interval=0.05, message=f"{verb} {nth} {fault}: its jobs are done")
+    # A lease may have to end before.
+    wait_until(over, timeout=40, interval=0.05, message=f"{verb} {nth} {fault}: its jobs are done")
     if worker.alive:
         worker.send(signal.SIGTERM)
     code = worker.wait(20)

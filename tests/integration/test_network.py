@@ -25,7 +25,7 @@ BACK = 6.0
 
 _LAZY = 2
 """What a worker opens when it first needs it."""
-LONG = int(os.environ.get("MOUSO_TEST_FAULTS", "3"))
+LONG = int(os.environ.get("MOUSO_TEST_FAULTS", "2"))
 """How often faults come that are noticed only when a call's time is over; 20 take minutes."""
 
 
@@ -54,13 +54,13 @@ def truncate(proxy: Proxy) -> None:
 
 def lag(proxy: Proxy) -> None:
     proxy.delay = 0.2
-    time.sleep(0.5)
+    time.sleep(0.3)
     proxy.delay = 0
 
 
 def narrow(proxy: Proxy) -> None:
     proxy.rate = 20_000
-    time.sleep(0.5)
+    time.sleep(0.3)
     proxy.rate = None
 
 

@@ -403,9 +403,9 @@ class RabbitHistory(History):
     ("history", "times"),
     [
         (MemoryHistory, 100),
-        (SQLiteHistory, 300),
+        (SQLiteHistory, 200),
         (RedisHistory, 100),
-        (PostgresHistory, 40),
+        (PostgresHistory, 30),
         (RabbitHistory, 20),
     ],
 )

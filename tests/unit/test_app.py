@@ -599,3 +599,9 @@ def test_others_wait_for_the_callers_transaction_no_longer_than_their_deadline(s
         assert 0.25 < time.monotonic() - began < 0.3 + 1.0 * crowd()
         connection.commit()
     assert len(sqlite.broker.find(JobFilter())) == 1
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "0s"])
+def test_an_enqueue_without_time_is_refused(timeout: Any) -> None:
+    with pytest.raises(ConfigError, match=f"enqueue_timeout={timeout!r} leaves no time; use a duration above 0"):
+        Mouso("shop", broker="memory://", enqueue_timeout=timeout)

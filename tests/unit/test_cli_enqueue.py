@@ -131,6 +131,7 @@ def test_as_json(shop: Shop) -> None:
         (("add", "1", "--id", "a/b"), "is no job id"),
         (("add", "1", "--unique", "\x1b"), "is no key"),
         (("add", "1", "--wait", "--wait-timeout", "soon"), "'soon' is no duration"),
+        (("add", "--kwargs", '{"x": 1, "y": 2, "x": 3}'), "--kwargs has the name 'x' twice; give each argument once"),
         (("send", '"' + "x" * (1 << 20) + '"'), "the arguments take 1,048,"),
     ],
 )
@@ -185,6 +186,13 @@ def test_wait_is_over(shop: Shop) -> None:
     shop.join()
     text = shop.error(1, "enqueue", "add", "1", "--wait-timeout", "10ms")
     assert "was not final within 0.01 s; is a worker running?" in text
+
+
+def test_wait_prints_the_job_where_there_is_no_result(shop: Shop) -> None:
+    result = shop.run("enqueue", "add", "1", "--wait-timeout", "10ms", "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["state"] == "available"
+    assert "was not final" in result.err
 
 
 def test_wait_without_a_worker_says_so(shop: Shop) -> None:

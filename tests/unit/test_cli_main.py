@@ -301,3 +301,14 @@ def test_a_broker_that_does_not_answer(shop: Shop) -> None:
     other.execute("BEGIN IMMEDIATE")
     assert "nothing was stored, try again" in shop.error(75, "enqueue", "shop:app", "add", "1")
     other.close()
+
+
+@pytest.mark.parametrize(("command", "code"), [("worker", 0), ("jobs", -signal.SIGTERM)])
+def test_a_worker_that_is_told_to_end_before_it_has_started(command: str, code: int) -> None:
+    program = (
+        "import os, signal, sys, time, mouso.cli\n"
+        "mouso.cli._run = lambda given: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(30))\n"
+        "sys.exit(mouso.cli.main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, command, "shop:app"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")

@@ -82,6 +82,7 @@ def test_jobs_narrowed(shop: Shop) -> None:
     assert ids("--limit", "2") == ["m1", "s1"]
     assert ids("--limit", "2", "--after", "s1") == ["a1", "d2"]
     assert ids("--parked") == []
+    assert "nobody" in shop.error(1, "jobs", "--after", "nobody")
 
 
 def test_parked_jobs(shop: Shop) -> None:

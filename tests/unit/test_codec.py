@@ -99,6 +99,8 @@ VALUES: list[tuple[Any, Any]] = [
     (list[datetime], [AWARE, NAIVE]),
     (list[Item], [ITEM, ITEM]),
     (list[User], [USER]),
+    (User | bytes, b"a"),
+    (list[bytes | int], [b"a", 1]),
     (list[Path | None], [Path("a"), None]),
     (dict[str, Item], {"a": ITEM}),
     (dict[str, User], {"a": USER}),

@@ -175,6 +175,17 @@ def test_no_result_takes_no_bytes() -> None:
     assert own.decode_result(None, "json") is None
 
 
+@pytest.mark.parametrize("hint", [int, list[int], User, User | int, Color])
+def test_none_is_no_result_of_a_task_that_says_otherwise(hint: Any) -> None:
+    with pytest.raises(ResultError, match=r"is None, which its return annotation .* does not allow; return a value"):
+        signature(hint).encode_result(None, "json", LIMIT)
+
+
+@pytest.mark.parametrize("hint", [None, int | None, User | None, User | int | None, object])
+def test_none_is_a_result_where_it_may_be(hint: Any) -> None:
+    assert signature(hint).encode_result(None, "json", LIMIT) is None
+
+
 def test_a_stored_result_of_another_type_is_an_error() -> None:
     with pytest.raises(ResultError, match="does not fit its return annotation: Expected `int`, got `str`"):
         signature(int).decode_result(b'"x"', "json")

@@ -169,16 +169,21 @@ def test_rabbitmq_and_its_store() -> None:
         Mouso(broker="sqlite:///x.db", store="sqlite:///y.db")
     with pytest.raises(ConfigError, match="names a store already"):
         Mouso(broker="amqp://h?store=sqlite:///x.db", store="sqlite:///y.db")
-    with pytest.raises(ConfigError, match="carries jobs and remembers none; name a store as well"):
-        _ = Mouso(broker="amqp://h").broker
 
 
-def test_a_rabbitmq_of_this_machine_has_its_store_beside_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_store_is_no_store_on_any_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("amqp://h", "amqp://localhost", "amqp://h?namespace=x"):
+        broker = Mouso("tasks", broker=url).broker
+        assert (broker.capabilities.results, broker.capabilities.name) == (False, "rabbitmq without a store")
+    monkeypatch.setenv("MOUSO_BROKER", "amqp://localhost")
+    assert BrokerURL.parse(Mouso("tasks").broker_url).params == {}
+
+
+def test_a_backend_has_a_rabbitmq_of_this_machine_keep_its_jobs_beside_the_project() -> None:
     store = {"store": default_store_url(__name__)}
     for url in ("pyamqp://guest@localhost//", "amqp://127.0.0.1", "amqp://[::1],localhost/shop"):
         assert BrokerURL.parse(Mouso("tasks", broker=url, backend="rpc://").broker_url).params == store
-    monkeypatch.setenv("MOUSO_BROKER", "amqp://localhost")
-    assert BrokerURL.parse(Mouso("tasks").broker_url).params == store
+    assert BrokerURL.parse(Mouso("tasks", broker="amqp://h", backend="rpc://").broker_url).params == {}
 
 
 # -- the default broker ----------------------------------------------------------------------------------------------

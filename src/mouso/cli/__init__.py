@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from mouso.cli.interrupt import quiet_interrupts
+from mouso.cli.interrupt import early_end, quiet_interrupts
 
 with quiet_interrupts():
     import click
@@ -141,8 +141,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _mend_streams()
     _mend_size()
+    given = list(sys.argv[1:] if args is None else args)
     try:
-        code = _run(list(sys.argv[1:] if args is None else args))
+        with early_end(given):
+            code = _run(given)
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         return 130

@@ -16,10 +16,11 @@ from mouso.cli.base import Target, app_command
 from mouso.cli.complete import complete_option
 from mouso.cli.output import is_terminal, say, write_json
 from mouso.cli.payload import json_object, json_value, restore
+from mouso.cli.records import job_document
 from mouso.cli.report import note
 from mouso.clock import seconds
 from mouso.config import closest, printable
-from mouso.errors import OptionError
+from mouso.errors import JobCancelled, JobFailed, OptionError, ResultTimeout
 from mouso.job import JobState
 from mouso.loading import load_app, looks_like_app
 
@@ -47,7 +48,11 @@ _NUMBER = re.compile(r"-(?:\d|\.\d|Infinity)")
 @click.option("--unique", metavar="KEY", help="A key that one live job at most may hold.")
 @click.option("--attempts", metavar="N", help="Runs in all; 1 means no retry.")
 @click.option("--timeout", metavar="DURATION", help="Time limit of each attempt.")
-@click.option("--wait", is_flag=True, help="Wait for the end and print the result as JSON.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for the end and print the result as JSON; with --json, that of a failure is the job.",
+)
 @click.option("--wait-timeout", metavar="DURATION", help="Wait no longer than that; implies --wait.")
 @click.pass_context
 def enqueue(
@@ -73,7 +78,13 @@ def enqueue(
         args_, kwargs_ = restore(task, args, named)
         handle = task.options(**options).delay(*args_, **kwargs_)
         if wait or wait_timeout is not None:
-            write_json(_result(app, handle, wait_timeout))
+            try:
+                result = _result(app, handle, wait_timeout)
+            except (JobFailed, JobCancelled, ResultTimeout):
+                if as_json:
+                    write_json(job_document(app, handle.record, full=True))
+                raise
+            write_json(result)
         elif as_json:
             write_json({"id": handle.id, "task": task.name})
         else:

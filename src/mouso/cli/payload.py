@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,10 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     value = json_value(text, what)
     if not isinstance(value, dict):
         raise ArgumentError(f"{what} must be a JSON object by parameter name, such as '{{\"x\": 1}}'")
+    names = [name for name, _ in json.loads(text, object_pairs_hook=list)]
+    if len(names) > len(value):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ArgumentError(f"{what} has the name {twice!r:.80} twice; give each argument once")
     return value
 
 

@@ -55,6 +55,8 @@ def jobs(
         found = app.jobs(state=states or None, queue=queue, task=name, parked=parked or None, limit=limit, after=after)
         if not found:
             require_known(app, queue=queue, task=name)
+            if after is not None:
+                app.job(after).refresh()  # says so if there is no such job
         _write_jobs(app, found, as_json=as_json)
 
 
