@@ -31,7 +31,7 @@ _LOOK_AGAIN = 1.0
 _BACKOFF = (0.05, 1.0)
 _REGULAR = frozenset({"exchange", "heartbeat", "promote"})
 """Verbs that are called again and again. An outage is over when each that failed has succeeded: others, such as those
-that only read, may go well all the while."""
+that only read or only wait, may go well all the while; if one of them fails, a heartbeat has to succeed."""
 _AMPLE = 0.01
 _SPACING = 0.003
 """Seconds between exchanges while every child has work for ``_AMPLE`` seconds more: one that settles 500 jobs takes a
@@ -79,8 +79,8 @@ class Line:
             Broken: It failed in a way that may pass.
         """
         loop, calls = asyncio.get_running_loop(), self._watchdog.calls
-        number, name = next(self._numbers), verb.__name__.partition("_")[0]  # at the bell it is an exchange as well
-        calls[number] = name
+        number, name = next(self._numbers), verb.__name__
+        calls[number] = name.partition("_")[0]  # at the bell it is an exchange as well
         began = SYSTEM.monotonic()
         try:
             result = await loop.run_in_executor(self._threads, partial(verb, *args, **kwargs))
