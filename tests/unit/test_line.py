@@ -1,7 +1,7 @@
 """When an outage of the broker is over: what only waits says nothing of it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +38,7 @@ class Verbs:
         return verb
 
 
-def with_a_line(scene: Callable[[Line, Verbs], Awaitable[None]]) -> None:
+def with_a_line(scene: Callable[[Line, Verbs], Coroutine[Any, Any, None]]) -> None:
     verbs, watchdog = Verbs(), SimpleNamespace(calls={})
     line = Line(verbs, watchdog)  # type: ignore[arg-type]  # why: stand-ins for both
     try:
