@@ -13,6 +13,8 @@ CHECKED = $(wildcard src tests tools benchmarks examples)
 STYLED  = $(CHECKED) $(wildcard docs/_ext)
 
 export PYTHON
+# The tests start thousands of programs: each would compile Mouso anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all servers lint format docs bench pins clean

@@ -199,6 +199,15 @@ def test_delays_of_any_length_find_their_way(broker: LoneRabbitBroker) -> None:
         assert int("".join(bits), 2) == whole
 
 
+def test_the_ladder_grows_with_the_delays(broker: LoneRabbitBroker) -> None:
+    """Each step is a quorum queue, which is not for nothing."""
+    names, topology = broker._sending.names, broker._sending.topology
+    for delay, top in ((2, 1), (1000, 9), (1, 9), (10**9, 27)):
+        enqueue(broker, f"after-{delay}", delay=delay * 1000)
+        steps = [number for number in range(naming.RUNGS) if topology.exists(names.rung(number), until(5))]
+        assert steps == list(range(top + 1))
+
+
 def test_a_paused_queue_waits(bench: Bench) -> None:
     jobs = bench.app(PAUSES)
     bench.worker()

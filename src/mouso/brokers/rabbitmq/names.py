@@ -33,6 +33,11 @@ def level_of(priority: int) -> int:
     return 2 if priority == 0 else (3 if priority <= 50 else 4) if priority > 0 else (1 if priority >= -50 else 0)
 
 
+def rungs_for(hold: int) -> int:
+    """How many steps the ladder must have for a delay of so many ms."""
+    return min((hold // 1000).bit_length(), RUNGS)
+
+
 def token(queue: str) -> str:
     """A queue's name as one word of a routing key: letters, digits, ``_`` and ``-``, all else as ``=XX``."""
     word = "".join(
@@ -105,12 +110,13 @@ class Names:
     def message(self, letter: Letter) -> Message:
         """The letter on its way to its queue; what its delay has in whole seconds is waited for on the ladder."""
         level = level_of(letter.priority)
-        whole = min(letter.hold // 1000, (1 << RUNGS) - 1)
-        if not whole:
+        rungs = rungs_for(letter.hold)
+        if not rungs:
             return Message("", self.work(letter.queue, level), letter.id, letter.task, encode(letter))
+        whole = min(letter.hold // 1000, (1 << RUNGS) - 1)
         rest = replace(letter, hold=letter.hold - whole * 1000)
         key = f"{'.'.join(f'{whole:0{RUNGS}b}')}.{self.due_key(letter.queue, level)}"
-        return Message(self.rung(whole.bit_length() - 1), key, letter.id, letter.task, encode(rest))
+        return Message(self.rung(rungs - 1), key, letter.id, letter.task, encode(rest))
 
     def dead_message(self, letter: Letter) -> Message:
         """The letter on its way to the dead letters."""

@@ -9,7 +9,7 @@ from mouso.brokers.rabbitmq.facts import Fact, Facts
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.letter import Letter
 from mouso.brokers.rabbitmq.link import Outage
-from mouso.brokers.rabbitmq.names import Names
+from mouso.brokers.rabbitmq.names import Names, rungs_for
 from mouso.brokers.rabbitmq.publisher import Publisher
 from mouso.brokers.rabbitmq.shelf import Shelf
 from mouso.brokers.rabbitmq.topology import Topology
@@ -63,8 +63,7 @@ class Sending:
                 messages.append(self.names.dead_message(letter))
                 continue
             self.topology.queue(letter.queue, deadline)
-            if letter.hold >= 1000:
-                self.topology.ladder(deadline)
+            self.topology.ladder(rungs_for(letter.hold), deadline)
             messages.append(self.names.message(letter))
         return messages
 

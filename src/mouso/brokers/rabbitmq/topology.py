@@ -8,7 +8,7 @@ from typing import Any
 from pika.channel import Channel
 
 from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
-from mouso.brokers.rabbitmq.names import LEVELS, RUNGS, Names
+from mouso.brokers.rabbitmq.names import LEVELS, Names
 from mouso.errors import BrokerUnavailable, ConfigError
 
 _NOT_FOUND, _PRECONDITION, _REFUSED, LOCKED = 404, 406, 403, 405
@@ -29,7 +29,8 @@ class Topology:
     def forget(self) -> None:
         """Looks again at all of it: something was deleted, or this is a fork."""
         self._queues: set[str] = set()
-        self._base = self._ladder = False
+        self._base = False
+        self._rungs = 0
 
     def base(self, deadline: float) -> None:
         """Sees to the dead letters and the facts."""
@@ -47,23 +48,24 @@ class Topology:
         self._declare(steps, deadline)
         self._base = True
 
-    def ladder(self, deadline: float) -> None:
-        """Sees to the queues of delays."""
-        if self._ladder:
+    def ladder(self, rungs: int, deadline: float) -> None:
+        """Sees to the lowest so many queues of delays; most applications never need the others."""
+        if rungs <= self._rungs:
             return
         self.base(deadline)
-        if not self.exists(self._names.rung(RUNGS - 1), deadline):  # the last to be made
-            self._declare(self._rungs, deadline)
-        self._ladder = True
-
-    def _rungs(self, channel: Channel) -> Steps[None]:
         names = self._names
-        for number in range(RUNGS):
-            rung, below = names.rung(number), names.rung(number - 1)
-            yield _exchange(channel, rung)
-            yield _bind_exchange(channel, below, rung, names.bound(number, stays=False))
-            yield _queue(channel, rung, names.rung_arguments(number))
-            yield _bind(channel, rung, rung, names.bound(number, stays=True))
+
+        def steps(channel: Channel) -> Steps[None]:
+            for number in range(self._rungs, rungs):
+                rung, below = names.rung(number), names.rung(number - 1)
+                yield _exchange(channel, rung)
+                yield _bind_exchange(channel, below, rung, names.bound(number, stays=False))
+                yield _queue(channel, rung, names.rung_arguments(number))
+                yield _bind(channel, rung, rung, names.bound(number, stays=True))
+
+        if not self.exists(names.rung(rungs - 1), deadline):  # the last to be made
+            self._declare(steps, deadline)
+        self._rungs = rungs
 
     def queue(self, queue: str, deadline: float) -> None:
         """Sees to a queue of Mouso's: first all workers learn of it, then it is made."""
