@@ -67,7 +67,8 @@ class Cancelling(Suite):
 
     @pytest.mark.parametrize("end", [JobState.AVAILABLE, JobState.RETRYABLE, JobState.SCHEDULED, JobState.DEAD])
     def test_the_wish_holds_when_the_claim_ends(self, broker: Broker, clock: FakeClock, end: JobState) -> None:
-        """And also holds when the claim is released, snoozed or fails: the job is cancelled then."""
+        """The wish is stored, reaches its worker at the next heartbeat, and also holds when the claim is released,
+        snoozed or fails: the job is cancelled then."""
         enqueue(broker, "a", unique="key")
         lease = claim_one(broker)
         broker.cancel(["a"])

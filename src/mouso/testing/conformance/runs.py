@@ -78,7 +78,8 @@ class Runs(Suite):
 
     @pytest.mark.parametrize("end", ENDS)
     def test_what_a_run_took_is_kept(self, broker: Broker, end: str) -> None:
-        """Stores with the run what it took and logged."""
+        """Applying adds 1 to the charged counter and stores result, reason and error with the new state, and with the
+        run what it took and logged."""
         enqueue(broker, "a")
         lease = claim_one(broker)
         settle(broker, ENDS[end](lease, **TOOK, log=LOG))

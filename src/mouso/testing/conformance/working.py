@@ -81,7 +81,8 @@ class Settling(Suite):
 
     @pytest.mark.parametrize("next_state", RUNNING_TO)
     def test_an_outcome_is_applied(self, broker: Broker, clock: FakeClock, next_state: JobState) -> None:
-        """An outcome is applied if its token is the job's last claim and the job is still running under it."""
+        """An outcome is applied if its token is the job's last claim, which this worker made, and the job is still
+        running under it."""
         require_inspection(broker)
         enqueue(broker, "a")
         lease = claim_one(broker)
