@@ -19,17 +19,18 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, interval: float 
     Args:
         condition: Called again and again; an exception from it ends the wait.
         timeout: Seconds.
-        interval: Seconds between two calls.
+        interval: Seconds between two calls; up to three times that once it takes longer.
         message: What was waited for; the condition's name by default.
 
     Raises:
         AssertionError: It was not true in time; the message holds its last value.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= timeout:
             raise AssertionError(_too_late(condition, message, timeout, value))
-        time.sleep(interval)
+        time.sleep(min(max(interval, waited / 20), 3 * interval))
     return value
 
 

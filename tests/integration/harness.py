@@ -31,6 +31,8 @@ from tests.support import process_ids, wait_until
 
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0
+_QUIET = 2.0
+"""Seconds after which a worker may have joined without a word: some are told to log little."""
 """Seconds that a test waits for what should take a fraction of one; machines can be slow."""
 
 HEADER = """\
@@ -88,16 +90,18 @@ class Worker:
 
     def children(self) -> list[int]:
         """Its live children that run jobs, the eldest first: its own child processes, and copies of its templates."""
-        templates = self.templates()
-        parents = {self.pid, *templates}
-        found = sorted(pid for pid in process_ids() if _parent(pid) in parents and _state(pid) != "Z")
+        parents = _parents()
+        own = [pid for pid in parents if parents[pid] == self.pid]
+        templates = [pid for pid in own if _is_template(pid)]
+        copies = [pid for pid in parents if templates and parents[pid] in templates]
+        found = sorted({*own, *copies})
         self._known_children.update(found)
         return [pid for pid in found if pid not in templates]
 
     def templates(self) -> list[int]:
         """Its live template processes, of which isolated and preloaded children are copies."""
-        own = sorted(pid for pid in process_ids() if _parent(pid) == self.pid and _state(pid) != "Z")
-        return [pid for pid in own if b"mouso.worker.template" in _command(pid)]
+        parents = _parents()
+        return sorted(pid for pid in parents if parents[pid] == self.pid and _is_template(pid))
 
     def send(self, number: int) -> float:
         """Sends a signal to the supervisor alone; returns when, on the monotonic clock."""
@@ -231,6 +235,8 @@ class Bench:
 
         def joined() -> bool:
             assert worker.alive, f"the worker ended: {worker.log}"
+            if " serves " not in worker.log and time.monotonic() - worker.started < _QUIET:
+                return False  # to look into the log is a hundred times cheaper than into the store
             if not self.producer.broker.capabilities.inspect:
                 return " serves " in worker.log
             return any(info.pid == worker.pid for info in self.producer.workers())
@@ -347,9 +353,14 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _parent(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[1]) if fields else 0
+def _parents() -> dict[int, int]:
+    """The parent of every live process: one look at each, which is the most of what a test's process does."""
+    stats = {pid: _stat(pid) for pid in process_ids()}
+    return {pid: int(fields[1]) for pid, fields in stats.items() if fields and fields[0] != "Z"}
+
+
+def _is_template(pid: int) -> bool:
+    return b"mouso.worker.template" in _command(pid)
 
 
 def _state(pid: int) -> str:
