@@ -31,9 +31,9 @@ from tests.support import process_ids, wait_until
 
 ROOT = Path(__file__).parents[2]
 WAIT = 20.0
+"""Seconds that a test waits for what should take a fraction of one; machines can be slow."""
 _QUIET = 2.0
 """Seconds after which a worker may have joined without a word: some are told to log little."""
-"""Seconds that a test waits for what should take a fraction of one; machines can be slow."""
 
 HEADER = """\
 import asyncio, os, signal, sys, threading, time
