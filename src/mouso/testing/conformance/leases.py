@@ -219,8 +219,8 @@ class Retiring(Suite):
     def test_many_claims_go_back_in_several_calls(
         self, broker: Broker, clock: FakeClock, limit: int, calls: int
     ) -> None:
-        """Claims go back as in ``retire``, in several calls if there are more than ``limit``; the worker is named by the
-        call that gave back the last one."""
+        """Claims go back as in ``retire``, in several calls if there are more than ``limit``; the worker is named by
+        the call that gave back the last one."""
         require_inspection(broker)
         enqueue(broker, *"abcde")
         claim(broker, 5)
