@@ -38,3 +38,10 @@ async def test_wait_until_async_awaits_a_coroutine() -> None:
     assert await wait_until_async(answer) == 42
     with pytest.raises(AssertionError, match="last value: 0"):
         await wait_until_async(lambda: 0, timeout=0)
+
+
+@pytest.mark.xdist_group("together")
+def test_groups_of_tests_stay_together(request: pytest.FixtureRequest) -> None:
+    """Or each of the processes that run tests builds the documentation and starts servers for a few of them."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@together"), "this pytest and this pytest-xdist do not go together"
