@@ -26,10 +26,10 @@ demo: $(READY) ## analyse a real code base on SQLite: the standard library, or t
 	@exec $(BIN)/mouso demo $(if $(DIR),--dir "$(DIR)")
 
 # mypy has but one CPU, so the servers are installed and the tests compiled beside it.
-# Many tests wait for leases and graces: four at a time keep two CPUs busy.
+# Many tests wait for leases and graces: three at a time keep two CPUs busy.
 test: $(DEV) ## lint, then every test suite (TESTS=path, ARGS=options for pytest)
 	@$(MAKE) --no-print-directory -j3 lint servers compiled
-	@$(BIN)/pytest -n 4 --dist loadgroup $(ARGS) $(TESTS)
+	@$(BIN)/pytest -n 3 --dist loadgroup $(ARGS) $(TESTS)
 
 test-all: $(DEV) servers ## the test suites on Python 3.11, 3.12 and 3.13, where they are found
 	@$(BIN)/python -m tools.test_all $(ARGS)

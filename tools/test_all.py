@@ -58,7 +58,7 @@ def ready(environment: str, python: str) -> bool:
 
 def run_suites(environment: str, options: Sequence[str]) -> bool:
     """Runs pytest in the environment; True if everything passed."""
-    command = [f"{environment}/bin/pytest", "-n", "4", "--dist", "loadgroup", *options]
+    command = [f"{environment}/bin/pytest", "-n", "3", "--dist", "loadgroup", *options]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 

@@ -31,6 +31,8 @@ VERBS = {
     "lease": ("heartbeat", "retire"),
     "progress": ("report",),
 }
+IN_A_ROW = 5 * RESTART
+"""Seconds within which a job starts again whose worker was killed: those that come after it meet with faults, too."""
 NOTICED = 0.3
 """Seconds that it may take to see that a process has ended."""
 WITH_PROGRESS = """
@@ -147,7 +149,7 @@ def serve(arena: Arena, verb: str, nth: int, fault: Fault, *, certain: bool = Fa
     if fault in KILLED and code == -signal.SIGKILL:
         at = time.monotonic() - NOTICED
         arena.fault(
-            f"a kill at {verb}", at=at, until=at + 2, supervisors=frozenset({worker.pid}), unsettled=1.0, limit=RESTART
+            f"a kill at {verb}", at=at, until=at + 2, supervisors=frozenset({worker.pid}), unsettled=1.0, limit=IN_A_ROW
         )
         assert mark.exists(), "nobody else kills it"
         return True
