@@ -81,9 +81,7 @@ def test_jobs_that_outlast_the_grace(arena: Arena) -> None:
 
 def stop(worker: Worker, round_: int) -> float:
     """Asks it to end in one of the ways of the world; returns when, on the monotonic clock."""
-    wait_until(
-        lambda: " serves " in worker.log, timeout=WAIT, message="it has something to stop"
-    )
+    wait_until(lambda: " serves " in worker.log, timeout=WAIT, message="it has something to stop")
     if round_ % 3 == 0:  # systemd, Kubernetes
         return worker.send(signal.SIGTERM)
     children = worker.children()
