@@ -29,7 +29,12 @@ def linger() -> None:
 def ended(process, end) -> list[object]:
     process.start()
     end(process)
-    process.join(5)
+    # Not by join(): where another thread starts a process meanwhile, that may take the exit code of this one, which
+    # then counts as alive until that thread goes on (multiprocessing.process._cleanup; without Mouso, too).
+    for _ in range(500):
+        if process.exitcode is not None:
+            break
+        time.sleep(0.01)
     alive = process.is_alive()
     process.kill()
     return [alive, process.exitcode]
