@@ -336,6 +336,7 @@ class Supervisor:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=0.5)
+        self.start(self._move)  # to take leave of a store that is gone may take longer than a loop may stand still
         answered = False
         try:
             async with asyncio.timeout(end - SYSTEM.monotonic()):
