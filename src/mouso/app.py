@@ -134,7 +134,7 @@ class Mouso:
         allow_pickle: bool = False,
         redact: Sequence[str] | bool = (),
     ) -> None:
-        self.name = name
+        self.name = _app_name(name)
         self.broker_url = _broker_url(broker, store, backend, sys._getframe(1).f_globals.get("__name__"))
         if not isinstance(payload_limit, int) or payload_limit < 1:
             raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
@@ -454,6 +454,14 @@ class Mouso:
         while count := self.broker.purge(queue, BATCH):
             purged += count
         return purged
+
+
+def _app_name(given: object) -> str:
+    if isinstance(given, str) and "://" not in given:
+        return given
+    # A URL taken for a name would send its jobs to a file that nobody asked for.
+    wrong = shown(redact(given) if isinstance(given, str) else given)
+    raise ConfigError(f'{wrong} is no name for an app; write Mouso("app", broker="redis://…")')
 
 
 def _broker_url(broker: str | None, store: str | None, backend: str | None, module: str | None) -> str:

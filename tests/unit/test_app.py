@@ -100,6 +100,13 @@ def test_a_setting_that_cannot_be_used_is_a_configuration_error(setting: str, va
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["redis://me:secret@cache:6379/0", "sqlite:///jobs.db", None, 5])
+def test_a_name_that_is_the_brokers_url_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is no name for an app; write Mouso\(\"app\", broker=") as caught:
+        Mouso(name)
+    assert "secret" not in str(caught.value)
+
+
 def test_retention_is_set_by_age_and_count() -> None:
     app = Mouso(broker="memory://", keep_finished="1h", keep_dead="2d", max_finished=10, max_dead=20)
     retention = app.retention
