@@ -27,7 +27,7 @@ from mouso.job import Job
 from tests.chaos.journal import VARIABLE, Line, Tail
 from tests.chaos.judge import Case, Fault, Verdict, judge
 from tests.chaos.load import JOBS, SOURCE, Load
-from tests.integration.harness import Bench, Worker
+from tests.integration.harness import Bench, Worker, kill_one
 from tests.support import crowd, wait_until
 
 CHILD, RESTART, LOST = 1.0, 3.0, 20.0
@@ -204,9 +204,7 @@ class Arena(Bench):
             spared = {s.pid for s in starts if lost[s.job] > 1 and (s.job, s.token, s.pid) not in over}
             return [pid for pid in worker.children() if pid not in spared]
 
-        victim = self.random.choice(wait_until(victims, message="there is a child to be killed"))
-        at = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
+        victim, at = kill_one(victims, self.random.choice)
         until = time.monotonic()
         self._deaths.at.setdefault(victim, at)
         self.fault("a child's death", at=at, until=until, pids=frozenset({victim}), kills=True, limit=limit)
@@ -223,9 +221,8 @@ class Arena(Bench):
         children = worker.children()
         self.random.shuffle(children)
         at = worker.send(signal.SIGKILL)
+        _send(children, signal.SIGKILL)
         for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
             self._deaths.at.setdefault(pid, at)
         worker.wait()
         self.fault("a worker's death", at=at, until=at + 0.5, supervisors=frozenset({worker.pid}), limit=RESTART)
@@ -247,9 +244,7 @@ class Arena(Bench):
         try:
             yield
         finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            _send(pids, signal.SIGCONT)
             until, supervisors = time.monotonic() + _ORPHANS, frozenset({worker.pid})
             unsettled = _UNSETTLED + self._locked
             self.fault("a freeze", at=at, until=until, supervisors=supervisors, unsettled=unsettled, **details)
@@ -262,8 +257,7 @@ class Arena(Bench):
     def _stop(self, pids: Sequence[int]) -> bool:
         """Stops processes; lets them go on again if one of them holds the lock, and notes for how long it was kept."""
         began = time.monotonic()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _send(pids, signal.SIGSTOP)
         wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
         if not self.broker_url.startswith("sqlite:"):
             return True
@@ -272,8 +266,7 @@ class Arena(Bench):
                 probe.execute("BEGIN IMMEDIATE")
                 return True
             except sqlite3.OperationalError:
-                for pid in pids:
-                    os.kill(pid, signal.SIGCONT)
+                _send(pids, signal.SIGCONT)
                 self._locked += time.monotonic() - began
                 return False
 
@@ -287,12 +280,10 @@ class Arena(Bench):
     def pause(self, *pids: int, seconds: float) -> None:
         """Stops processes for a while, and expects no harm from it."""
         try:
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+            _send(pids, signal.SIGSTOP)
             pass_time(seconds)
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _send(pids, signal.SIGCONT)
 
     # -- the judgement
 
@@ -404,6 +395,13 @@ class Arena(Bench):
 def pass_time(seconds: float) -> None:
     """Waits: some faults are made of time."""
     time.sleep(max(seconds, 0))
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    """Sends a signal to processes, of which some may have ended by themselves: those of suspects do."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _all_stopped(pid: int) -> bool:

@@ -16,7 +16,7 @@ from mouso.job import JobState
 from tests.brokers import own_server
 from tests.chaos.arena import pass_time
 from tests.integration.effects import Effects
-from tests.integration.harness import Bench, Worker
+from tests.integration.harness import Bench, Worker, kill_one
 from tests.servers.server import Server
 from tests.support import wait_until
 
@@ -72,9 +72,7 @@ class Trade:
         wait_until(lambda: len(self.effects.rows()) >= wanted, timeout=60, interval=0.02, message="it goes on")
 
     def kill_child(self) -> None:
-        children = self.random.choice(self.pair).children()
-        if children:
-            os.kill(self.random.choice(children), signal.SIGKILL)
+        kill_one(self.random.choice(self.pair).children, self.random.choice)
 
     def replace(self) -> None:
         number = self.random.randrange(2)

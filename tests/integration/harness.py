@@ -16,7 +16,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -344,6 +344,16 @@ class Bench:
             if worker.quiet:
                 assert "Traceback" not in worker.log, worker.log
             wait_until(lambda w=worker: not w.survivors(), timeout=5, message="the worker's children are gone")  # type: ignore[misc]  # why: binds the loop variable
+
+
+def kill_one(processes: Callable[[], Sequence[int]], choose: Callable[[Sequence[int]], int]) -> tuple[int, float]:
+    """Kills one of some processes; returns it, and when, on the monotonic clock."""
+    while True:
+        victim = choose(wait_until(processes, message="there is a process to be killed"))
+        at = time.monotonic()
+        with suppress(ProcessLookupError):  # a child in which a suspect was tried again, alone, ends by itself
+            os.kill(victim, signal.SIGKILL)
+            return victim, at
 
 
 def _stat(pid: int) -> list[str]:

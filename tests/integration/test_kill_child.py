@@ -9,7 +9,7 @@ from collections import defaultdict
 import pytest
 
 from mouso.job import JobState
-from tests.integration.harness import WAIT, Bench, Worker
+from tests.integration.harness import WAIT, Bench, kill_one
 from tests.integration.history import Line
 from tests.integration.snippets import PAUSES
 from tests.support import crowd, wait_until
@@ -38,7 +38,8 @@ def test_random_children_killed_under_load(bench: Bench) -> None:
     kills: dict[int, float] = {}
     for round_ in range(1, 7):
         bench.wait_for("end", count=250 * round_)
-        kill_one(worker, kills)
+        victim, at = kill_one(worker.children, random.choice)
+        kills[victim] = at
     records = bench.wait_final(handles, timeout=60)
 
     lines = bench.history()
@@ -64,7 +65,7 @@ def test_bystanders_are_not_charged(bench: Bench) -> None:
     handles = jobs.hold.map([(n,) for n in range(4)])
     worker = bench.worker(processes=1, concurrency=4)
     bench.wait_for("start", count=4)
-    kill_one(worker, {})
+    kill(worker.children()[0])
     bench.wait_for("start", count=8)
     (bench.folder / "go").touch()
     records = bench.wait_final(handles)
@@ -77,7 +78,7 @@ def test_one_that_ran_alone_is_charged_a_crash(bench: Bench) -> None:
     worker = bench.worker(processes=1, concurrency=4)
     handle = jobs.hold.delay(1)
     bench.wait_for("start")
-    kill_one(worker, {})
+    kill(worker.children()[0])
     (bench.folder / "go").touch()
     record = bench.wait_final([handle])[0]
     assert (record.state, record.attempts, record.crashes, record.releases) == ("completed", 0, 1, 0)
@@ -174,13 +175,6 @@ def test_idle_child_is_replaced(bench: Bench) -> None:
     assert jobs.pause.delay(1, 0.001).get(timeout=WAIT) == 1
     wait_until(lambda: len(worker.children()) == 2, message="both children are replaced")
     assert not set(worker.children()) & set(killed)
-
-
-def kill_one(worker: Worker, kills: dict[int, float]) -> None:
-    """Kills a random child and notes when."""
-    victims = wait_until(worker.children, message="there is a child")
-    victim = random.choice(victims)
-    kills[victim] = kill(victim)
 
 
 def kill(pid: int) -> float:
