@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +24,10 @@ from mouso.brokers.rabbitmq.desk import Desk
 from mouso.brokers.rabbitmq.facts import Fact, Facts
 from mouso.brokers.rabbitmq.letter import Letter, decode
 from mouso.brokers.rabbitmq.link import Outage
-from mouso.brokers.rabbitmq.names import LEVELS, Names
+from mouso.brokers.rabbitmq.names import Names
 from mouso.brokers.rabbitmq.reader import Reader
+from mouso.brokers.rabbitmq.silence import Silence
+from mouso.brokers.rabbitmq.taps import Fetch, Held, Source, Tap
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable
 from mouso.urls import BrokerURL
@@ -49,66 +50,6 @@ belong. A channel that is closed before forgets those that it has kept back, and
 log = logging.getLogger("mouso.brokers.rabbitmq")
 
 
-class Held:
-    """A message that was delivered and is not acknowledged yet.
-
-    Attributes:
-        count: How often it was delivered before, by the server's account: and lost, or given back.
-        seen: The same, with what newer servers count elsewhere.
-        generation: The channel's number; its tag means nothing on another.
-        key, token, worker: Of the claim; a key of 0 is none.
-        moving: The publish of what comes after it, while that is under way.
-    """
-
-    __slots__ = ("count", "generation", "key", "letter", "moving", "seen", "since", "tag", "tap", "token", "worker")
-
-    def __init__(self, letter: Letter, tap: Tap, tag: int, count: int, seen: int, generation: int) -> None:
-        self.letter = letter
-        self.tap = tap
-        self.tag = tag
-        self.count, self.seen = count, seen
-        self.generation = generation
-        self.since = SYSTEM.monotonic()
-        self.key = self.token = 0
-        self.worker = ""
-        self.moving: Any = None
-
-
-class Tap:
-    """One quorum queue, as this worker sees it.
-
-    Attributes:
-        ready: What waits in the buffer, in the order to start it.
-        out: How many messages of it are not acknowledged.
-        consumer: The tag of its consumer, empty if it has none.
-    """
-
-    __slots__ = ("consumer", "name", "out", "prefetch", "queue", "ready")
-
-    def __init__(self, queue: str, name: str) -> None:
-        self.queue, self.name = queue, name
-        self.ready: deque[Held] = deque()
-        self.out = self.prefetch = 0
-        self.consumer = ""
-
-
-class Source:
-    """A queue of Mouso's: its levels, the highest first.
-
-    Attributes:
-        pushed: Whether consumers are to be there; else it is fetched from.
-        fetched: When it last was, on the monotonic clock.
-    """
-
-    __slots__ = ("fetched", "pushed", "queue", "taps")
-
-    def __init__(self, queue: str, names: Names) -> None:
-        self.queue = queue
-        self.taps = [Tap(queue, names.work(queue, level)) for level in LEVELS]
-        self.pushed = False  # what is there already comes in its order
-        self.fetched = 0.0
-
-
 class Consumer(Desk):
     """The connection that a worker gets its jobs on.
 
@@ -128,7 +69,9 @@ class Consumer(Desk):
 
     def __init__(self, url: BrokerURL, outage: Outage, names: Names) -> None:
         self._names = names
-        self._generation = 0
+        self._generation = self._questions = 0
+        self._answered: Callable[[object], None] = _nothing
+        self._url = url
         super().__init__(url, outage)
 
     def _forget(self) -> None:
@@ -147,6 +90,8 @@ class Consumer(Desk):
         self._channel: Channel | None = None
         self._out: dict[int, Held] = {}
         self._consumers: dict[str, Tap | Callable[[int, Letter], None]] = {}
+        self._asked: dict[int, str] = {}
+        self._silence = Silence(self._url, self._names, self._answers_again)
         self._crowded = 0.0
         self._acks: list[Held] = []
         self._backs: list[Held] = []
@@ -175,7 +120,7 @@ class Consumer(Desk):
                 if source.queue in leaving:
                     changed = changed or any(tap.consumer for tap in source.taps)
                     source.pushed = False
-                elif source.pushed:
+                elif source.pushed and source.queue not in self._silence:
                     changed = changed or any(self._unfit(tap) for tap in source.taps)
             for queue in idle:
                 if not any(tap.consumer for tap in self.sources[queue].taps):
@@ -214,18 +159,31 @@ class Consumer(Desk):
         self.link.soon(lambda: self._ask(done))
         limit = min(max(deadline - SYSTEM.monotonic(), 0.01), _ROUND_TRIP)
         if not done.wait(limit):
-            self.renew(f"it did not answer for {limit:.0f} s")
+            self._give_up(f"it did not answer for {limit:.0f} s")
             raise self.unavailable()
         if not self._up.is_set():
             raise self.unavailable()
 
     def fetch(self, plan: Sequence[tuple[Source, int]], limit: int, deadline: float) -> None:
         """Gets up to ``limit`` messages into the buffers: in turn, up to so many of each source."""
-        fetch = _Fetch([(list(source.taps), share) for source, share in plan], limit)
+        fetch = Fetch([(list(s.taps), share) for s, share in plan if s.queue not in self._silence], limit)
         self.link.soon(lambda: self._fetch(fetch))
-        if not fetch.done.wait(max(deadline - SYSTEM.monotonic(), 0.01)):
-            self.renew("it did not answer a question for a job")
+        if not fetch.done.wait(min(max(deadline - SYSTEM.monotonic(), 0.01), _ROUND_TRIP)):
+            self._give_up("it did not answer a question for a job")
             raise self.unavailable()
+
+    def _give_up(self, why: str) -> None:
+        """Makes a new connection, and leaves out the queue that this one waits for, if it waits for one."""
+        lost = self._connection
+
+        def give_up() -> None:
+            if lost is not None and lost is self._connection:
+                queue = next(iter(self._asked.values()), "")
+                if queue:
+                    self._silence.suspect(queue)
+                self._break(lost, why)
+
+        self.link.soon(give_up)
 
     def unavailable(self) -> BrokerUnavailable:
         why = "" if self._up.is_set() else f" ({self.link.why or 'the connection was lost'})"
@@ -234,6 +192,7 @@ class Consumer(Desk):
     def close(self) -> None:
         """Closes the connection, but not just after many acknowledgements: the server still keeps some back."""
         time.sleep(min(max(self._crowded + _SETTLED - SYSTEM.monotonic(), 0.0), _SETTLED))
+        self._silence.close()
         super().close()
 
     # -- on the link's thread
@@ -316,7 +275,7 @@ class Consumer(Desk):
             self.void = dict(self.held) or self.void
             self.held.clear()
             self.doomed.clear()
-            self._acks, self._backs, self._out = [], [], {}
+            self._acks, self._backs, self._out, self._asked = [], [], {}, {}
             for source in self.sources.values():
                 for tap in source.taps:
                     tap.ready.clear()
@@ -346,15 +305,35 @@ class Consumer(Desk):
         with self.news:
             wanted = max(self.wanted, 1)
             for source in self.sources.values():
+                if source.queue in self._silence:
+                    continue
                 for tap in source.taps:
                     if tap.consumer and (not source.pushed or self._unfit(tap)):
-                        channel.basic_cancel(tap.consumer, callback=lambda _: None)
+                        channel.basic_cancel(tap.consumer, callback=self._asks(source.queue))
                         tap.consumer = ""
                     if source.pushed and not tap.consumer:
                         tap.prefetch = min(max(2 * wanted, tap.out + wanted, 2 * tap.out), _MOST)
                         channel.basic_qos(prefetch_count=tap.prefetch)
-                        tap.consumer = channel.basic_consume(tap.name, _nothing)
+                        tap.consumer = channel.basic_consume(tap.name, _nothing, callback=self._asks(source.queue))
                         self._consumers[tap.consumer] = tap
+
+    def _asks(self, queue: str) -> Callable[[object], None]:
+        """Notes a question that a queue itself has to answer; returns what is to be called when it has."""
+        self._questions += 1
+        number = self._questions
+        self._asked[number] = queue
+
+        def answered(_: object) -> None:
+            self._asked.pop(number, None)
+
+        return answered
+
+    def _answers_again(self, queue: str) -> None:
+        """A queue that was left out is back."""
+        self.link.soon(self._adjust)
+        with self.news:
+            self.rings += 1
+            self.news.notify_all()
 
     def hold(self, name: str, take: Callable[[Tap, int, Letter], None]) -> None:
         """Consumes what this worker has sent to itself; ``take`` is called on the link's thread."""
@@ -486,9 +465,9 @@ class Consumer(Desk):
 
     # -- fetching, on the link's thread
 
-    _fetching: _Fetch | None = None
+    _fetching: Fetch | None = None
 
-    def _fetch(self, fetch: _Fetch) -> None:
+    def _fetch(self, fetch: Fetch) -> None:
         if self._usable is None or self._fetching is not None:
             fetch.done.set()
             return
@@ -504,9 +483,11 @@ class Consumer(Desk):
             self._fetching = None
             fetch.done.set()
         else:
+            self._answered = self._asks(tap.queue)
             channel.basic_get(tap.name, self._got)
 
     def _got(self, channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._answered(None)
         if self._fetching is not None and (tap := self._fetching.next()) is not None:
             self._fetching.got()
             count, seen = (_number(properties.headers, name) for name in ("x-delivery-count", "x-acquired-count"))
@@ -514,6 +495,7 @@ class Consumer(Desk):
             self._get()
 
     def _empty(self, frame: object) -> None:
+        self._answered(None)
         if self._fetching is not None and (tap := self._fetching.next()) is not None:
             self._fetching.empty.add(tap.name)
             self._get()
@@ -526,35 +508,3 @@ def _number(headers: Mapping[str, Any] | None, name: str) -> int:
 
 def _nothing(*delivery: object) -> None:
     """Deliveries go past pika."""
-
-
-class _Fetch:
-    """What is fetched, and from where.
-
-    Attributes:
-        empty: Names of queues that had nothing more.
-        done: Set at its end.
-    """
-
-    def __init__(self, plan: list[tuple[list[Tap], int]], limit: int) -> None:
-        self._plan = plan
-        self._left = limit
-        self.empty: set[str] = set()
-        self.done = threading.Event()
-
-    def next(self) -> Tap | None:
-        """Whose turn it is."""
-        while self._plan and self._left > 0:
-            taps, share = self._plan[0]
-            if share > 0:
-                for tap in taps:
-                    if tap.name not in self.empty:
-                        return tap
-            del self._plan[0]
-        return None
-
-    def got(self) -> None:
-        """There was a message."""
-        taps, share = self._plan[0]
-        self._plan[0] = taps, share - 1
-        self._left -= 1

@@ -14,12 +14,13 @@ from __future__ import annotations
 from msgspec.structs import replace
 from pika.channel import Channel
 
-from mouso.brokers.rabbitmq.consumer import Consumer, Held, Tap
+from mouso.brokers.rabbitmq.consumer import Consumer
 from mouso.brokers.rabbitmq.desk import Closed, Steps
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.letter import Letter, encode
 from mouso.brokers.rabbitmq.names import level_of
 from mouso.brokers.rabbitmq.sending import Sending, until
+from mouso.brokers.rabbitmq.taps import Held, Tap
 from mouso.clock import SYSTEM
 
 _PART = 3

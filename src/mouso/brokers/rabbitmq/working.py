@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mouso.brokers.base import Command, Exchange, Update, Want, WorkerInfo
 from mouso.brokers.rabbitmq import facts as registry
-from mouso.brokers.rabbitmq.consumer import NACKS, POISON, Consumer, Held, Source
+from mouso.brokers.rabbitmq.consumer import NACKS, POISON, Consumer
 from mouso.brokers.rabbitmq.facts import Fact
 from mouso.brokers.rabbitmq.holding import Holding
 from mouso.brokers.rabbitmq.letter import Letter, ended, lease_of, settled
@@ -21,6 +21,7 @@ from mouso.brokers.rabbitmq.link import Outage
 from mouso.brokers.rabbitmq.publisher import Parcel
 from mouso.brokers.rabbitmq.sending import Sending, until
 from mouso.brokers.rabbitmq.shelf import Shelf
+from mouso.brokers.rabbitmq.taps import Held, Source
 from mouso.brokers.rabbitmq.topology import Topology
 from mouso.clock import SYSTEM, Clock
 from mouso.errors import BrokerError, BrokerUnavailable
