@@ -13,6 +13,7 @@ import pytest
 from mouso import Mouso
 from mouso.brokers import connect
 from mouso.brokers.base import WorkerInfo
+from mouso.handle import JobHandle
 from mouso.testing.clock import FakeClock
 from mouso.testing.faults import Fault, fail_nth
 from tests.chaos import injection
@@ -24,7 +25,7 @@ from tests.support import wait_until
 CALLS = 18
 """How many the scenario makes at least; one that makes fewer has lost its point."""
 EXCHANGES = 5
-"""How many exchanges a worker makes at least for a few jobs."""
+"""How many exchanges a worker makes at least for a few jobs at once, and some one by one."""
 VERBS = {
     "reading": ("workers", "wait"),
     "upkeep": ("promote", "reap"),
@@ -131,15 +132,26 @@ def serve(arena: Arena, verb: str, nth: int, fault: Fault, *, certain: bool = Fa
     mark = arena.folder / injection.STRUCK
     mark.unlink(missing_ok=True)
     (arena.folder / injection.PLAN).write_text(f"{verb} {nth} {fault}")
-    more = [arena.jobs.reporting.delay() for _ in range(6)]
-    arena.load.accept(more)
+    more: list[JobHandle[int]] = []
+
+    def enqueue(count: int) -> None:
+        handles = [arena.jobs.reporting.delay() for _ in range(count)]
+        arena.load.accept(handles)
+        more.extend(handles)
+
+    enqueue(6)
+    single = iter(range(EXCHANGES // 2))  # each is claimed and settled; the six may be so together
     worker = arena.start(*arena.options)
 
     def over() -> bool:
         if not worker.alive:
             return True
-        done = all(job.state.final for job in arena.records(handle.id for handle in more))
-        return done and (mark.exists() or not certain)
+        if not all(job.state.final for job in arena.records(handle.id for handle in more)):
+            return False
+        if verb == "exchange" and not mark.exists() and next(single, None) is not None:
+            enqueue(1)
+            return False
+        return mark.exists() or not certain
 
     # A lease may have to end before.
     wait_until(over, timeout=40, interval=0.05, message=f"{verb} {nth} {fault}: its jobs are done")
