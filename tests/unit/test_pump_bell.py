@@ -1,6 +1,7 @@
 """An idle pump: who waits for the bell claims by itself, and never at the same time as the loop."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -275,3 +276,31 @@ def test_many_rings_and_outcomes_at_once() -> None:
         assert sorted(int(lease.key) for lease in done) == list(range(400))
 
     assert with_an_idle_pump(scene).most == 1
+
+
+def test_a_failure_at_the_bell_of_a_worker_that_has_stopped_is_nobodys_business() -> None:
+    """Python would write of an exception that was never retrieved."""
+
+    async def main() -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        pump, broker = Pump("w", None), Broker()
+        pump.connect(Line(broker), Fleet())  # type: ignore[arg-type]  # why: stand-ins for both
+        pump.learn(frozenset({"work"}), None)
+        run = asyncio.create_task(pump.run())
+        await until(lambda: broker.verbs == ["exchange 0"])
+        broker.open.clear()
+        broker.fails = True
+        broker.ring(1)
+        await asyncio.to_thread(broker.entered.wait, WAIT)
+        bell = pump._bell
+        assert bell is not None
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        broker.open.set()
+        await until(bell.done)
+        del pump, run, bell
+        gc.collect()
+        return told
+
+    assert asyncio.run(main()) == []

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from mouso.brokers.base import BATCH, Broker, Exchange, Update, Want
 from mouso.clock import SYSTEM
@@ -269,6 +269,7 @@ class Pump:
             if self._bell is None:
                 self._bell_answers = False
                 self._bell = asyncio.create_task(self._line.call(self.exchange_at_bell, asyncio.get_running_loop()))
+                self._bell.add_done_callback(_seen)
             self._standing = min(self._fleet.room(), BATCH) if self.claiming else 0
 
     def exchange_at_bell(self, loop: asyncio.AbstractEventLoop) -> _Exchanged | None:
@@ -373,3 +374,9 @@ class Pump:
             self._due_timer = None
         if next_due is not None:
             self._due_timer = asyncio.get_running_loop().call_later(next_due / 1000, self.due.set)
+
+
+def _seen(bell: asyncio.Task[Any]) -> None:
+    """Of a failure at the bell that comes when the worker has stopped listening, Python shall not complain."""
+    if not bell.cancelled():
+        bell.exception()
