@@ -328,7 +328,7 @@ class Consumer(Desk):
 
         return answered
 
-    def _answers_again(self, queue: str) -> None:
+    def _answers_again(self) -> None:
         """A queue that was left out is back."""
         self.link.soon(self._adjust)
         with self.news:

@@ -35,10 +35,10 @@ class Silence:
     """Queues of Mouso's that have not answered; each is asked again on a connection of its own.
 
     Args:
-        over: Called with a queue that answers again, on another thread.
+        over: Called when a queue answers again, on another thread.
     """
 
-    def __init__(self, url: BrokerURL, names: Names, over: Callable[[str], None]) -> None:
+    def __init__(self, url: BrokerURL, names: Names, over: Callable[[], None]) -> None:
         self._url, self._names, self._over = url, names, over
         self._lock = threading.Lock()
         self._queues: set[str] = set()
@@ -88,7 +88,7 @@ class Silence:
             if told:
                 seconds = SYSTEM.monotonic() - began
                 log.info("%s: the queue %r answers again after %.1f s", self._url.server, queue, seconds)
-            self._over(queue)
+            self._over()
 
     def _is_silent(self, desk: Desk, queue: str, patience: float) -> bool:
         try:
