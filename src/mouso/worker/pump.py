@@ -242,35 +242,38 @@ class Pump:
             Exception: A call has failed in a way that nobody expects.
         """
         pause = _BACKOFF[0]
-        while True:
-            self._stepped = SYSTEM.monotonic()
-            await self._news.wait()
-            self._news.clear()
-            asked, self._asked, self._stepped = self._asked, False, None
-            with self._turn:
-                self._standing = 0  # from now on a ring claims nothing
-            try:
-                if self._bell is not None and self._bell_answers:
-                    bell, self._bell = self._bell, None
-                    claimed = await bell
-                    more = claimed is None or await self._exchange(claimed)
-                    asked = asked or more or bool(self._outcomes or self._updates) or self._doubt
-                while asked and await self._exchange():
-                    if self._fleet.well_fed(_AMPLE):
-                        await asyncio.sleep(_SPACING)
-                pause = _BACKOFF[0]
-            except Broken:
-                self.doubt()
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _BACKOFF[1])
-                self._asked = True
-                self._news.set()
-                continue
-            if self._bell is None:
-                self._bell_answers = False
-                self._bell = asyncio.create_task(self._line.call(self.exchange_at_bell, asyncio.get_running_loop()))
+        try:
+            while True:
+                self._stepped = SYSTEM.monotonic()
+                await self._news.wait()
+                self._news.clear()
+                asked, self._asked, self._stepped = self._asked, False, None
+                with self._turn:
+                    self._standing = 0  # from now on a ring claims nothing
+                try:
+                    if self._bell is not None and self._bell_answers:
+                        bell, self._bell = self._bell, None
+                        claimed = await bell
+                        more = claimed is None or await self._exchange(claimed)
+                        asked = asked or more or bool(self._outcomes or self._updates) or self._doubt
+                    while asked and await self._exchange():
+                        if self._fleet.well_fed(_AMPLE):
+                            await asyncio.sleep(_SPACING)
+                    pause = _BACKOFF[0]
+                except Broken:
+                    self.doubt()
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _BACKOFF[1])
+                    self._asked = True
+                    self._news.set()
+                    continue
+                if self._bell is None:
+                    self._bell_answers = False
+                    self._bell = asyncio.create_task(self._line.call(self.exchange_at_bell, asyncio.get_running_loop()))
+                self._standing = min(self._fleet.room(), BATCH) if self.claiming else 0
+        finally:
+            if self._bell is not None:  # nobody awaits it any more
                 self._bell.add_done_callback(_seen)
-            self._standing = min(self._fleet.room(), BATCH) if self.claiming else 0
 
     def exchange_at_bell(self, loop: asyncio.AbstractEventLoop) -> _Exchanged | None:
         """In a thread, while the loop is idle: waits for a ring, and claims what there was room for when it began to.
