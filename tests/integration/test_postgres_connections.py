@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -64,6 +65,41 @@ def test_a_worker_has_two_connections_and_a_producer_one(server: PostgresServer,
     assert len(rows(server, OURS)) == 2
     broker.close()
     wait_until(lambda: rows(server, OURS) == [], message="the connections are closed")
+
+
+def prepared(broker: PostgresBroker) -> int:
+    """How many statements are prepared in the session of its connection."""
+    with broker._link.session(time.monotonic() + 5) as session:
+        [(count,)] = session.fetch("SELECT count(*) FROM pg_prepared_statements")
+    return int.from_bytes(count or b"")
+
+
+def test_statements_are_prepared(server: PostgresServer, broker: PostgresBroker) -> None:
+    """A session that has lost them, and a function that gives something else, cost nothing but time."""
+    for _ in range(3):
+        broker.enqueue([job(new_id())])
+    assert prepared(broker) == 1
+    broker.queues()
+    assert prepared(broker) == 1, "a query that is different each time is not"
+    with broker._link.session(time.monotonic() + 5) as session:
+        session.run("DEALLOCATE ALL")
+    assert broker.enqueue([job("a")])[0].created
+    assert not broker.enqueue([job("a")])[0].created
+    rows(server, f"SELECT pg_terminate_backend(pid) FROM ({OURS}) AS ours")
+    broker.heartbeat(WorkerInfo(id=WORKER, name="w", host="h", pid=1))
+    assert [lease.id for lease in broker.exchange(WORKER, [], Want(limit=9)).leases][-1] == "a"
+    assert prepared(broker) == 2, "the new session has them again"
+    broker.resume("default")
+    rows(server, "DROP FUNCTION mouso.resume; CREATE FUNCTION mouso.resume(text) RETURNS integer RETURN 1")
+    broker.resume("default")
+
+
+def test_behind_a_pooler_nothing_is_prepared(server: PostgresServer, broker: PostgresBroker) -> None:
+    broker.enqueue([job(new_id())])
+    with PgBouncer(server) as pool, closing(PostgresBroker(BrokerURL.parse(pool.url))) as pooled:
+        for _ in range(3):
+            pooled.enqueue([job(new_id())])
+        assert prepared(pooled) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")

@@ -14,7 +14,7 @@ from psycopg import pq
 
 from mouso.brokers.ears import ServerEar, Woken
 from mouso.brokers.postgres.faults import Lost, Refusal
-from mouso.brokers.postgres.link import Link, Session
+from mouso.brokers.postgres.link import Link, Session, pooled
 from mouso.brokers.postgres.wire import text
 from mouso.clock import SYSTEM
 from mouso.errors import ConfigError
@@ -65,7 +65,7 @@ class Ear(ServerEar):
             self._connect_at = now + _AGAIN
             try:
                 self._connection = self._link.connect(now + _CONNECT)
-                if self._pooled():
+                if pooled(self._session()):
                     self._listens = False
                     self._hang_up()
                     return self._poll(min(timeout, _SLEEP))
@@ -89,12 +89,6 @@ class Ear(ServerEar):
     def _session(self) -> Session:
         assert self._connection is not None
         return Session(self._connection, SYSTEM.monotonic() + _CONNECT)
-
-    def _pooled(self) -> bool:
-        """Whether something such as PgBouncer lends the server's processes out: then none that listens is ours."""
-        [(pid,)] = self._session().fetch("SELECT pg_backend_pid()")
-        assert self._connection is not None
-        return int.from_bytes(pid or b"") != self._connection.backend_pid
 
     def _announce(self, now: float) -> None:
         self._session().fetch(_ANNOUNCE.replace("{schema}", self._schema), text(self._id), text(self._kind))

@@ -278,7 +278,7 @@ class PostgresBroker:
     def _query(self, sql: str, *values: bytes | None) -> pq.abc.PGresult:
         if not self._opened:
             self.open()
-        return self._link.call(sql.replace("{schema}", self._schema).encode(), values, timeout=30.0)
+        return self._link.call(sql.replace("{schema}", self._schema).encode(), values, timeout=30.0, common=False)
 
     def get(self, ids: Sequence[str]) -> list[Job | None]:
         return reading.get(self._query, ids)

@@ -27,6 +27,7 @@ _LATER = {
 """Errors that end by themselves, or when somebody has helped the server."""
 _LOST = ("57P01", "57P02", "57P03", "57P04", "57P05", "08")
 _RIGHTS = ("28", "42501")
+_UNPREPARED = ("26000", "42P05", "0A000")
 _FOREIGN = ("3F000", "42P01", "42883", "42703", "42804", "3D000")
 _REFUSED = (
     "authentication failed",
@@ -68,6 +69,11 @@ class Refusal(Exception):
     def lost(self) -> bool:
         """Whether it ended the connection, and it is not certain that nothing was done."""
         return self.code.startswith(_LOST)
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether a prepared statement is not what it was: another session, or another function behind its name."""
+        return self.code in _UNPREPARED
 
     @property
     def rights(self) -> bool:

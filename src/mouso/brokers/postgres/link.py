@@ -2,7 +2,8 @@
 
 It speaks to libpq itself, and waits on the socket with the deadline of the call: whatever holds up the answer (a lock,
 a black hole, a frozen server), the call ends in time, and the connection with it, as its answer may still come. Each
-statement is a transaction of its own and leaves nothing behind in the session, so PgBouncer may give each another one.
+statement is a transaction of its own and needs nothing of the session, so PgBouncer may give each another one. Only
+where the connection is seen to lead to a process of the server itself are statements prepared in it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from zlib import crc32
 
 from psycopg import conninfo, pq
 
@@ -42,16 +44,18 @@ class Link:
     def __init__(self, url: BrokerURL) -> None:
         self.shown = url.server if url.hosts else url.shown
         self._conninfos = list(_conninfos(url))
-        self._prepare = url.params.get("prepare") == "on"
+        self._prepare = url.params.get("prepare")
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._connection: pq.abc.PGconn | None = None
-        self._prepared: dict[bytes, bytes] = {}
+        self._prepared: dict[bytes, bytes] | None = None
 
-    def call(self, sql: bytes, values: Values = (), *, timeout: float = 5.0, again: bool = True) -> pq.abc.PGresult:
+    def call(
+        self, sql: bytes, values: Values = (), *, timeout: float = 5.0, again: bool = True, common: bool = True
+    ) -> pq.abc.PGresult:
         """Runs one statement.
 
         Args:
@@ -59,6 +63,7 @@ class Link:
             values: Its parameters in binary form.
             timeout: Seconds.
             again: Repeat it within the deadline when its outcome is unknown: it is idempotent.
+            common: It comes again and again, and its plan depends on no value: worth preparing.
 
         Raises:
             BrokerUnavailable: It was certainly not done.
@@ -73,8 +78,11 @@ class Link:
                 try:
                     connection = self._connected(deadline)
                     sent = True
-                    return self._ask(connection, sql, values, deadline)
+                    return self._ask(connection, sql, values, deadline, common)
                 except Refusal as error:
+                    if error.unprepared and self._prepared is not None:
+                        self._prepared = None
+                        continue
                     why = error.why
                     if error.code in ("25006", "25P03") or error.lost:
                         self._drop()  # the name may lead to another server by now
@@ -128,17 +136,20 @@ class Link:
                 self._drop()
                 raise
 
-    def _ask(self, connection: pq.abc.PGconn, sql: bytes, values: Values, deadline: float) -> pq.abc.PGresult:
-        if not self._prepare:
-            connection.send_query_params(sql, values, param_formats=[_BINARY] * len(values), result_format=_BINARY)
+    def _ask(
+        self, connection: pq.abc.PGconn, sql: bytes, values: Values, deadline: float, common: bool
+    ) -> pq.abc.PGresult:
+        formats = [_BINARY] * len(values)
+        if self._prepared is None or not common:
+            connection.send_query_params(sql, values, param_formats=formats, result_format=_BINARY)
             return answer(connection, deadline)
         name = self._prepared.get(sql)
-        if name is None:
-            name = b"mouso_%d" % len(self._prepared)
+        if name is None:  # a tenth to a sixth of a delay() is to read and to plan the statement
+            name = b"mouso_%08x" % crc32(sql)  # should the session be shared after all, one name is one statement
             connection.send_prepare(name, sql)
             answer(connection, deadline)
             self._prepared[sql] = name
-        connection.send_query_prepared(name, values, param_formats=[_BINARY] * len(values), result_format=_BINARY)
+        connection.send_query_prepared(name, values, param_formats=formats, result_format=_BINARY)
         return answer(connection, deadline)
 
     def _connected(self, deadline: float) -> pq.abc.PGconn:
@@ -148,8 +159,11 @@ class Link:
             if _quiet(connection):
                 return connection
             self._drop()
-        self._connection = self.connect(deadline)
-        return self._connection
+        self._prepared = None
+        self._connection = connection = self.connect(deadline)
+        prepares = self._prepare == "on" or (self._prepare is None and not pooled(Session(connection, deadline)))
+        self._prepared = {} if prepares else None
+        return connection
 
     def connect(self, deadline: float) -> pq.abc.PGconn:
         """A new connection to the first server that takes it.
@@ -172,7 +186,6 @@ class Link:
             with suppress(Exception):
                 self._connection.finish()
             self._connection = None
-            self._prepared.clear()
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again."""
@@ -188,6 +201,11 @@ class Session:
         self._connection = connection
         self._deadline = deadline
 
+    @property
+    def process(self) -> int:
+        """The number of the server's process, as it was told when the connection was made."""
+        return self._connection.backend_pid
+
     def run(self, script: str) -> None:
         """Runs statements without parameters, separated by semicolons."""
         self._connection.send_query(script.encode())
@@ -199,6 +217,15 @@ class Session:
         self._connection.send_query_params(sql.encode(), values, param_formats=formats, result_format=_BINARY)
         found = answer(self._connection, self._deadline)
         return [tuple(found.get_value(row, n) for n in range(found.nfields)) for row in range(found.ntuples)]
+
+
+def pooled(session: Session) -> bool:
+    """Whether something such as PgBouncer lends the server's processes out, so that each statement may meet another.
+
+    A pooler tells its clients a process number of its own.
+    """
+    [(pid,)] = session.fetch("SELECT pg_backend_pid()")
+    return int.from_bytes(pid or b"") != session.process
 
 
 def answer(connection: pq.abc.PGconn, deadline: float) -> pq.abc.PGresult:
