@@ -394,7 +394,7 @@ def _error_of(job: Job) -> Exception | None:
                 f"job {job.id} ({job.task}) is dead ({job.reason}): {error.type}: {error.message}", job.id, error
             )
         case JobState.EXPIRED:
-            return JobExpired(f"job {job.id} ({job.task}) expired before it was started", job.id)
+            return JobExpired(f"job {job.id} ({job.task}) expired while it waited to run", job.id)
         case JobState.CANCELLED:
             return JobCancelled(f"job {job.id} ({job.task}) was cancelled: {job.reason}", job.id)
         case _:

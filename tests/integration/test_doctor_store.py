@@ -341,7 +341,7 @@ def test_a_program_that_is_stopped_while_it_has_the_writers_lock(path: Path) -> 
     with program(LOCK, path) as other, closing(broker(path)) as user:
         other.send_signal(signal.SIGSTOP)
         wait_until(lambda: looking.stopped(other.pid), message="it is stopped")
-        with pytest.raises(BrokerUnavailable, match="stayed locked by another program"):
+        with pytest.raises(BrokerUnavailable, match="stayed locked by another transaction"):
             user.enqueue([Job(id="a", task="t")])
         (line,) = worst(diagnose(path))
         assert f"process {other.pid} (python" in line

@@ -505,6 +505,10 @@ def test_no_server_at_all() -> None:
         with pytest.raises(BrokerUnavailable, match="nothing was stored"):
             work.delay()
         assert time.monotonic() - began < SLOW
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            app.queues()
+        assert time.monotonic() - began < 3 * SLOW, "what may take longer does not wait longer for a connection"
 
 
 def test_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> None:

@@ -601,7 +601,7 @@ def test_others_wait_for_the_callers_transaction_no_longer_than_their_deadline(s
         with sqlite.enqueue_in(connection):
             task.delay(1, 2)
         began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match=r"stayed locked by another program for 0\.3 s"):
+        with pytest.raises(BrokerUnavailable, match=r"stayed locked by another transaction for 0\.3 s"):
             task.delay(3, 4)
         assert 0.25 < time.monotonic() - began < 0.3 + 1.0 * crowd()
         connection.commit()

@@ -113,6 +113,7 @@ def test_as_json(shop: Shop) -> None:
         (("add", "1", "--quue", "x"), "no option is called '--quue'; did you mean '--queue'?"),
         (("add", "1", "--priorty=3"), "no option is called '--priorty'; did you mean '--priority'?"),
         (("add", "1", "-z"), "no option is called '-z'"),
+        (("add", "--", "1", "--wait"), "--wait stands behind '--', among the job's arguments; put it before"),
         (("add", "1", "--priority", "101"), "priority=101 is out of range; use a whole number from -100 to 100"),
         (("add", "1", "--priority", "high"), "--priority 'high' is no whole number"),
         (("add", "1", "--priority", "9" * 5000), "is no whole number"),
@@ -172,7 +173,7 @@ def test_wait_prints_null_for_no_result(shop: Shop) -> None:
     [
         (JobState.DEAD, "(shop.add) is dead (attempts): ValueError: two lines"),
         (JobState.CANCELLED, "(shop.add) was cancelled: attempts"),
-        (JobState.EXPIRED, "(shop.add) expired before it was started"),
+        (JobState.EXPIRED, "(shop.add) expired while it waited to run"),
     ],
 )
 def test_wait_for_a_job_that_does_not_complete(shop: Shop, state: JobState, text: str) -> None:

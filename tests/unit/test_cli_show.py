@@ -155,6 +155,11 @@ def test_everything_about_a_dead_job(shop: Shop) -> None:
     assert document["errors"][0]["traceback"] == "File x\n  first line\nsecond"
     assert document["result"] is None
 
+    shop.bury("d2", message="")
+    (silent,) = [one for one in json.loads(shop.ok("dead", "--json")) if one["id"] == "d2"]
+    assert silent["error"]["message"] == ""
+    assert json.loads(shop.ok("job", "d2", "--json"))["errors"][0]["message"] == ""
+
 
 def test_a_completed_job_shows_its_result(shop: Shop) -> None:
     shop.enqueue("c1")

@@ -213,7 +213,7 @@ def test_a_job_cancelled_meanwhile_raises(app: Mouso, job: JobHandle[Any]) -> No
 
 def test_an_expired_job_raises(app: Mouso, job: JobHandle[Any]) -> None:
     expire(app)
-    with pytest.raises(JobExpired, match="expired before it was started"):
+    with pytest.raises(JobExpired, match="expired while it waited to run"):
         job.get(timeout=10)
 
 

@@ -338,7 +338,10 @@ def test_a_foreign_lock_beyond_the_deadline(broker: Broker, other: sqlite3.Conne
     broker.open()
     other.execute("BEGIN EXCLUSIVE")
     assert error_of(lambda: broker.enqueue([job("a")], timeout=0.1), BrokerUnavailable) == (
-        f"{path} stayed locked by another program for 0.1 s; nothing was stored, try again"
+        f"{path} stayed locked by another transaction for 0.1 s; nothing was stored, try again"
+    )
+    assert error_of(lambda: broker.enqueue([job("a")], timeout=0.01), BrokerUnavailable) == (
+        f"{path} is locked by another transaction, and the time to wait for it is over; nothing was stored, try again"
     )
     assert broker.queues() == []  # readers do not wait
     other.execute("ROLLBACK")
@@ -355,7 +358,7 @@ def test_a_file_that_is_locked_before_it_is_opened(
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
     message = error_of(lambda: broker.enqueue([job("a")], timeout=0.1), BrokerUnavailable)
-    assert message == f"{path} is locked by another program; nothing was stored, try again"
+    assert message == f"{path} is locked by another transaction; nothing was stored, try again"
     assert time.monotonic() - started < 4.5  # and not SQLite's own five seconds
     other.close()
     assert broker.enqueue([job("a")], timeout=1)[0].created

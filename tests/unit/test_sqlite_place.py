@@ -312,7 +312,7 @@ def test_a_file_that_another_program_keeps_locked(path: Path, broker: Broker) ->
     broker.open()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(BrokerUnavailable, match=r"stayed locked by another program for 0\.1 s; nothing was stored"):
+    with pytest.raises(BrokerUnavailable, match=r"stayed locked by another transaction for 0\.1 s; nothing was stored"):
         broker.enqueue([Job(id="a", task="t")], timeout=0.1)
     other.execute("ROLLBACK")
     other.close()

@@ -13,7 +13,7 @@ from mouso.cli.complete import complete_option
 from mouso.cli.names import full_task_name, require_known
 from mouso.cli.output import Column, ago, write_json, write_table
 from mouso.cli.payload import json_object
-from mouso.cli.records import job_document
+from mouso.cli.records import error_document, job_document
 from mouso.cli.report import Failed
 from mouso.clock import SYSTEM
 from mouso.config import closest, counted
@@ -97,7 +97,8 @@ def _list(app: Mouso, found: list[Job], *, as_json: bool) -> None:
     """Writes dead jobs, each with what it failed with last."""
     errors = _last_errors(app, [job.id for job in found])
     if as_json:
-        write_json([{**job_document(app, job, full=False), "error": errors.get(job.id)} for job in found])
+        error_of = {job.id: error_document(errors.get(job.id)) for job in found}
+        write_json([job_document(app, job, full=False) | {"error": error_of[job.id]} for job in found])
         return
     now = SYSTEM.now()
     rows = [

@@ -102,7 +102,10 @@ def _check_options(ctx: click.Context, values: list[str]) -> None:
     for value in values:
         if value.startswith("-") and len(value) > 1 and not _NUMBER.match(value):
             option = value.partition("=")[0]
-            hint = closest(option, [name for param in ctx.command.params for name in param.opts])
+            known = [name for param in ctx.command.params for name in param.opts]
+            if option in known:
+                raise click.UsageError(f"{option} stands behind '--', among the job's arguments; put it before", ctx)
+            hint = closest(option, known)
             raise click.UsageError(f"no option is called {option!r:.80}; {hint}".rstrip("; "), ctx)
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from mouso import reveal
 from mouso.brokers.base import QueueInfo, WorkerInfo
+from mouso.errors import ErrorInfo
 from mouso.job import Job, JobState, RunInfo
 
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ def job_document(app: Mouso, job: Job, *, full: bool) -> dict[str, Any]:
     if full:
         document["result"] = reveal.result(app, job)
         document["options"] = reveal.options(app, job) or {}
-        document["errors"] = job.errors
+        document["errors"] = [error_document(error) for error in job.errors]
         document["signature"] = reveal.signature(app, job)
     return document
+
+
+def error_document(error: ErrorInfo | None) -> dict[str, Any] | None:
+    """A failed attempt, with every field."""
+    return None if error is None else msgspec.structs.asdict(error)
 
 
 def run_document(run: RunInfo) -> dict[str, Any]:

@@ -34,6 +34,8 @@ Conversation = Callable[[Channel], Steps[T]]
 OLDEST = (3, 10)
 """The first version of RabbitMQ that moves delayed messages on safely."""
 _LOOK = 0.05
+_REACH = 5.0
+"""Seconds that a connection may take, however long what is said on it may."""
 
 log = logging.getLogger("mouso.brokers.rabbitmq")
 
@@ -125,6 +127,7 @@ class Desk:
         if self._up.is_set():
             return
         self.link.start()
+        deadline = min(deadline, SYSTEM.monotonic() + _REACH)
         while not self._up.wait(min(_LOOK, max(deadline - SYSTEM.monotonic(), 0))):
             if self.link.tried and self.link.refused is not None:
                 raise self.link.refused

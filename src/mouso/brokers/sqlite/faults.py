@@ -43,7 +43,7 @@ def translate(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | Co
             " stored, roll it back and begin anew, with BEGIN IMMEDIATE"
         )
     if is_busy(error):
-        return BrokerUnavailable(f"{path} is locked by another program; nothing was stored, try again")
+        return BrokerUnavailable(f"{path} is locked by another transaction; nothing was stored, try again")
     if kind in _SCARCE and (scarce := _shortage(path) or _full(kind)):
         return BrokerUnavailable(f"{path}: {scarce}")
     if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):

@@ -32,6 +32,7 @@ _CHANGE_BYTES = 150
 _CHECKPOINT_PAUSE = 0.05
 _CHECKPOINT_WAIT = 0.05
 _CHECKPOINT_TRIES = 3
+_TOLD = 0.1
 _ROOM_PAUSE = 1.0
 _MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
 _COUNT_CHECKPOINT = (
@@ -377,9 +378,13 @@ class Store:
             pause = min(pause * 1.5, max(0.005, (now - began) / 10))
 
     def _locked(self, timeout: float) -> BrokerUnavailable:
-        return BrokerUnavailable(
-            f"{self.path} stayed locked by another program for {timeout:.3g} s; nothing was stored, try again"
+        # Who had to wait for other calls of this process before has hardly any time left here.
+        waited = (
+            f"stayed locked by another transaction for {timeout:.3g} s"
+            if timeout >= _TOLD
+            else ("is locked by another transaction, and the time to wait for it is over")
         )
+        return BrokerUnavailable(f"{self.path} {waited}; nothing was stored, try again")
 
     def _checkpoint_if_due(self) -> None:
         """Checkpoints when enough was written: by this process, as estimated, or by all, as the file has grown."""
