@@ -205,6 +205,28 @@ def test_idle_worker_ends_at_once(bench: Bench, number: int) -> None:
     assert bench.producer.workers() == []
 
 
+@pytest.mark.parametrize("nohup", [False, True])
+def test_its_terminal_is_gone(bench: Bench, nohup: bool) -> None:
+    """SIGHUP to all of the terminal's processes stops it as SIGTERM does; under nohup it lives on."""
+    jobs = bench.app(APP)
+    start = f"-m mouso worker jobs:app -p 1 -c 4 --grace {GRACE}".split()
+    worker = bench.program(
+        f"import os, signal, sys\nsignal.signal(signal.SIGHUP, signal.{'SIG_IGN' if nohup else 'SIG_DFL'})\n"
+        f"os.execv(sys.executable, [sys.executable, *{start!r}])"
+    )
+    bench.wait_ready(worker)
+    long = jobs.deaf.delay()
+    bench.wait_for("start", count=1)
+    at = worker.send_group(signal.SIGHUP)
+    if nohup:
+        assert jobs.pause.delay(1, 0).get(timeout=WAIT) == 1
+        worker.send(signal.SIGTERM)
+    assert worker.wait() == 0, worker.log
+    assert time.monotonic() - at < GRACE + 3.0 + nohup * WAIT
+    assert interrupted(bench.records([long.id])[0])
+    wait_until(lambda: not worker.survivors(), timeout=5)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signals_without_end(bench: Bench, number: int) -> None:
     """Until the process is gone: not even one in its last moments changes how it ends."""

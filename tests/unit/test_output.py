@@ -52,8 +52,10 @@ def pipe() -> Iterator[Pipe]:
 
 
 @pytest.fixture
-def tap(pipe: Pipe) -> Tap:
-    return Tap(pipe.stream, Allowance())
+def tap(pipe: Pipe) -> Iterator[Tap]:
+    made = Tap(pipe.stream, Allowance())
+    yield made
+    made._outlet.close()
 
 
 @contextmanager

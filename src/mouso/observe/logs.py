@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 from mouso.config import printable
 from mouso.errors import shown
 from mouso.job import Lease
+from mouso.observe.outlet import Outlet
 
 FORMATS = ("text", "json")
 _TEXT = "%(asctime)s %(levelname)-8s %(message)s"
@@ -89,22 +89,38 @@ def _whole(text: str) -> str:
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Hands each record to the system in one piece: several processes write to the same place."""
+    """Hands each record to the system in one piece: several processes write to the same place.
+
+    Lines that nobody reads are left out, and their number is told to who reads again.
+    """
+
+    _left_out = 0
+    _outlet: Outlet | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record) + self.terminator
-            try:
-                descriptor = self.stream.fileno()
-            except (OSError, ValueError, AttributeError):  # something that stands in for a file
-                self.stream.write(line)
-                return
-            self.stream.flush()
-            data = line.encode(self.stream.encoding or "utf-8", "backslashreplace")
-            while data:
-                data = data[os.write(descriptor, data) :]
+            if self._left_out:
+                text = f"{self._left_out:,} lines of the log were left out here: nobody read them"
+                if not self._put(logging.LogRecord(__name__, logging.WARNING, "", 0, text, None, None)):
+                    self._left_out += 1
+                    return
+                self._left_out = 0
+            self._left_out = 0 if self._put(record) else 1
         except Exception:  # as every handler: a line that cannot be written stops nobody
             self.handleError(record)
+
+    def _put(self, record: logging.LogRecord) -> bool:
+        """Writes one; False if nobody reads."""
+        line = self.format(record) + self.terminator
+        try:
+            descriptor = self.stream.fileno()
+        except (OSError, ValueError, AttributeError):  # something that stands in for a file
+            self.stream.write(line)
+            return True
+        self.stream.flush()
+        if self._outlet is None or self._outlet.descriptor != descriptor:
+            self._outlet = Outlet(descriptor)
+        return self._outlet.put(line.encode(self.stream.encoding or "utf-8", "backslashreplace"))
 
 
 def log_to_stderr(level: str, form: str = "text") -> None:

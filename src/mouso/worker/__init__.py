@@ -74,8 +74,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 def run(options: WorkerOptions) -> int:
     """Runs a worker until it is told to stop; returns its exit code.
 
-    Must be called in the main thread: it handles SIGTERM, SIGINT and SIGQUIT, and leaves them ignored, so that one that
-    comes late does not change the exit code; a program that goes on sets its own handlers again.
+    Must be called in the main thread: it handles SIGTERM, SIGINT, SIGHUP and SIGQUIT, and leaves them ignored, so that
+    one that comes late does not change the exit code; a program that goes on sets its own handlers again.
     """
     from mouso.worker.supervisor import main
 

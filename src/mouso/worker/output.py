@@ -6,7 +6,7 @@ untouched. A job that prints without end harms nobody:
 
 * a line that does not end is broken after 2,000 characters, so that is all that is held;
 * beyond 256 KiB a second of one child (after the first MiB) lines are left out, and how many is told;
-* a reader that does not read is waited for 20 ms at most, and not again until it reads.
+* a reader that does not read is not waited for (``mouso.observe.outlet``).
 
 What is written past the taps, by C code or a program that a job starts, comes out as it is.
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import select
 import sys
 import threading
 from collections.abc import Callable
@@ -28,19 +27,16 @@ from typing import Any, TextIO
 from mouso.clock import SYSTEM
 from mouso.context import CURRENT, Context
 from mouso.observe.logs import Json, log_to_stderr
+from mouso.observe.outlet import Outlet
 
 RATE = 256 << 10
 """Bytes a second."""
 BURST = 1 << 20
 LONGEST = 2000
 """Characters of a line."""
-_PIECE = select.PIPE_BUF
-"""A pipe that can be written to takes so many bytes at once, and does not mix them with others."""
 _FACTS = ("job_id", "task", "queue", "attempt")
 _JSON = Json()
 _CHUNK = 64 << 10
-_PATIENCE = 20
-"""ms."""
 
 
 class Allowance:
@@ -107,12 +103,8 @@ class Tap(io.TextIOBase):
         self._called = name
         self._dress = dress
         self._stream = stream
-        self._descriptor = stream.fileno()
+        self._outlet = Outlet(stream.fileno())
         self._allowance = allowance
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLOUT)
-        self._stuck = False
-        self._bytes = _Bytes(self, stream)
         self.forked()
 
     def forked(self) -> None:
@@ -123,8 +115,11 @@ class Tap(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         context = CURRENT.get()
-        if context is None or not isinstance(text, str):
-            return self._stream.write(text)
+        if not isinstance(text, str):
+            return self._stream.write(text)  # which says what is wrong
+        if context is None:
+            self.put(text.encode(self.encoding, self.errors or "strict"))
+            return len(text)
         with self._lock:
             if context.printed is None:
                 context.printed = _Lines(context)
@@ -156,29 +151,21 @@ class Tap(io.TextIOBase):
             return
         if lines.left_out:
             self._tell(lines)
-        if not self._put(data):
+        if not self._outlet.put(data):
             lines.left_out += 1
 
     def _tell(self, lines: _Lines) -> None:
-        if self._put(self._encoded(lines, f"{lines.left_out:,} lines of output were left out here")):
+        if self._outlet.put(self._encoded(lines, f"{lines.left_out:,} lines of output were left out here")):
             lines.left_out = 0
 
     def _encoded(self, lines: _Lines, line: str) -> bytes:
         text = self._dress(lines.context, line, self._called)
         return f"{text}\n".encode(self.encoding, "backslashreplace")
 
-    def _put(self, data: bytes) -> bool:
-        """Writes without waiting for longer than ``_PATIENCE``; False if that did not go."""
-        try:
-            while data:
-                if not self._poll.poll(0 if self._stuck else _PATIENCE):
-                    self._stuck = True
-                    return False
-                self._stuck = False
-                data = data[os.write(self._descriptor, data[:_PIECE]) :]
-        except OSError:  # a reader that is gone is no failure of the job
-            return False
-        return True
+    def put(self, data: bytes) -> None:
+        """Writes what no job writes, as it is."""
+        self._stream.flush()
+        self._outlet.put(data)
 
     def end(self, lines: _Lines) -> None:
         """Ends the line that a run has begun."""
@@ -194,7 +181,7 @@ class Tap(io.TextIOBase):
     @property
     def buffer(self) -> _Bytes:
         """The binary stream below."""
-        return self._bytes
+        return _Bytes(self, self._stream)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # why: typed as an attribute that can be set
@@ -236,8 +223,9 @@ class _Bytes(io.BufferedIOBase):
 
     def write(self, data: Any, /) -> int:
         if CURRENT.get() is None:
-            self._stream.flush()
-            return self._stream.buffer.write(data)
+            whole = bytes(data)
+            self._tap.put(whole)
+            return len(whole)
         with memoryview(data) as view, view.cast("B") as flat:
             for start in range(0, len(flat), _CHUNK):
                 self._tap.write(bytes(flat[start : start + _CHUNK]).decode(self._tap.encoding, "replace"))

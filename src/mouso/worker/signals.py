@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in processes that run or import the app's code: their supervisor alone tells them when to end.
+"""SIGTERM, SIGINT and SIGHUP in processes that run or import the app's code: only their supervisor tells them to end.
 
 A fork that the app's code makes is no process of the supervisor's, and whoever made it ends it by such a signal, as
 ``multiprocessing`` does: there they mean what they mean in any Python program.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from types import FrameType
 
-_ENDS = (signal.SIGTERM, signal.SIGINT)
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 _mask = threading.local()
@@ -19,9 +20,15 @@ _mask = threading.local()
 _own = False
 
 
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those to be handled: not SIGHUP where ``nohup`` has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in numbers if number != signal.SIGHUP or not ignored]
+
+
 def ignore_ends() -> None:
-    """Lets SIGTERM and SIGINT pass this process by, and its copies, but not what the app's code forks."""
-    for number in _ENDS:
+    """Lets SIGTERM, SIGINT and SIGHUP pass this process by, and its copies, but not what the app's code forks."""
+    for number in heeded(_ENDS):
         signal.signal(number, _ignore)
     os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_restore)
 

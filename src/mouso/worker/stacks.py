@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mouso.brokers.base import Update
 from mouso.clock import SYSTEM
 from mouso.job import MAX_STACK, Lease
+from mouso.observe.outlet import put_error, put_stacks
 from mouso.worker.board import Board, number
 from mouso.worker.frames import Dump, Inspect
 
@@ -64,7 +65,7 @@ def write_on_signal(board: Board) -> None:
 
 def dump_on_quit() -> None:
     """Lets SIGQUIT write the stacks of all threads to stderr, as soon as the interpreter is free."""
-    signal.signal(signal.SIGQUIT, lambda *_: faulthandler.dump_traceback(all_threads=True))
+    signal.signal(signal.SIGQUIT, lambda *_: put_stacks())
 
 
 def of_thread(thread: int) -> str:
@@ -259,6 +260,4 @@ async def dump(child: ChildProcess) -> None:
         found = _THREAD.match(line)
         runs = jobs.get(int(found[1], 16)) if found else None
         lines += [f"{line}", f"  runs job {', '.join(runs)}"] if runs else [line]
-    with contextlib.suppress(OSError):
-        sys.stderr.write("\n".join(lines) + "\n\n")
-        sys.stderr.flush()
+    put_error("\n".join(lines) + "\n\n")

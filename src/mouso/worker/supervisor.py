@@ -1,7 +1,7 @@
 """The supervisor: owns the worker's lease, its children and its end. It never imports or runs the app's code.
 
 Its life: children are spawned → the first ``Hello`` names the broker → heartbeat, pump, upkeep and watch run side by
-side → SIGTERM or SIGINT → children give back what has not started → running jobs get their grace → the rest is
+side → SIGTERM, SIGINT or SIGHUP → children give back what has not started → running jobs get their grace → the rest is
 released, uncharged → the worker retires from the broker.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import itertools
 import logging
 import os
@@ -31,6 +30,7 @@ from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.events import Event
 from mouso.job import JobState, Outcome
 from mouso.observe.logs import log_to_stderr
+from mouso.observe.outlet import put_stacks
 from mouso.worker import WorkerOptions
 from mouso.worker.arenas import give_back, share_arenas
 from mouso.worker.autoscale import autoscale
@@ -41,6 +41,7 @@ from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.reload import Watch, reload
 from mouso.worker.shares import Turns
+from mouso.worker.signals import heeded
 from mouso.worker.vitals import Vitals
 from mouso.worker.watchdog import EXIT_CODE, Watchdog
 
@@ -140,7 +141,8 @@ class Supervisor:
         self._watchdog = Watchdog()
         self._pump = Pump(self._id, Turns(options.queues, strict=options.strict) if options.queues else None)
         self._fleet = Fleet(self._id, options, self._count, self._pump, self)
-        for number, answer in _SIGNALS.items():
+        for number in heeded(_SIGNALS):
+            answer = _SIGNALS[number]
             signal.signal(number, lambda *_, answer=answer: loop.call_soon_threadsafe(answer, self))
         self.start(self._move)
         self._vitals.begin(self._fleet, self._pump, self._watchdog)
@@ -178,7 +180,7 @@ class Supervisor:
 
     def _dump(self) -> None:
         """Writes the stacks of all threads of all processes to stderr."""
-        faulthandler.dump_traceback(all_threads=True)
+        put_stacks()
         self._fleet.dump()
 
     async def _first_hello(self) -> bool:
@@ -533,6 +535,7 @@ def _events(worker: str, outcome: Outcome) -> list[Event]:
 _SIGNALS: Mapping[signal.Signals, Callable[[Supervisor], None]] = {
     signal.SIGTERM: Supervisor._stop,
     signal.SIGINT: Supervisor._stop,
+    signal.SIGHUP: Supervisor._stop,
     signal.SIGQUIT: Supervisor._dump,
 }
 

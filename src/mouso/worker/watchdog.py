@@ -7,7 +7,6 @@ stacks are written to stderr and the process ends with the exit code 75, to be s
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import sys
@@ -15,6 +14,8 @@ import threading
 import traceback
 from types import FrameType
 from typing import NamedTuple
+
+from mouso.observe.outlet import put_stacks
 
 EXIT_CODE = 75
 
@@ -94,7 +95,7 @@ class Watchdog:
                 "%s for %.0f s; this worker ends with exit code %d, its jobs go to others",
                 self.stuck, worst * self._patience.look, EXIT_CODE,
             )  # fmt: skip
-            faulthandler.dump_traceback(all_threads=True)
+            put_stacks()
             os._exit(EXIT_CODE)
 
     def _where(self) -> str:
