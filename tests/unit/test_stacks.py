@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -67,6 +68,25 @@ def test_a_thread_is_shown_from_the_task_on() -> None:
     assert stacks.of_thread(thread.ident or 0) == ""
 
 
+def shown(task: Callable[..., object], last: str) -> str:
+    """Where a coroutine job is, once a line is in there."""
+
+    async def main() -> str:
+        executor, run = prepared(task)
+        running = asyncio.create_task(executor.run_coroutine(run))
+        await wait_until_async(lambda: last in stacks.of_task(running, threading.get_ident()))
+        text = stacks.of_task(running, threading.get_ident())
+        running.cancel()
+        await running
+        return text
+
+    return asyncio.run(main())
+
+
+async def deep() -> None:
+    await asyncio.sleep(10)
+
+
 def test_a_coroutine_is_shown_with_all_it_awaits() -> None:
     async def task() -> None:
         await middle()
@@ -74,19 +94,7 @@ def test_a_coroutine_is_shown_with_all_it_awaits() -> None:
     async def middle() -> None:
         await asyncio.gather(deep(), asyncio.sleep(10))
 
-    async def deep() -> None:
-        await asyncio.sleep(10)
-
-    async def main() -> str:
-        executor, run = prepared(task)
-        running = asyncio.create_task(executor.run_coroutine(run))
-        await wait_until_async(lambda: "await asyncio.gather(" in stacks.of_task(running, threading.get_ident()))
-        text = stacks.of_task(running, threading.get_ident())
-        running.cancel()
-        await running
-        return text
-
-    text = asyncio.run(main())
+    text = shown(task, "in deep")
     assert text.splitlines()[0].endswith("in task")
     assert "await middle()" in text
     assert "await asyncio.gather(" in text
@@ -98,21 +106,123 @@ def test_the_tasks_that_a_coroutine_waits_for_are_shown() -> None:
         await asyncio.create_task(other(), name="the other")
 
     async def other() -> None:
-        await asyncio.sleep(10)
+        await asyncio.wait([asyncio.create_task(deep(), name="the third")])
 
-    async def main() -> str:
-        executor, run = prepared(task)
-        running = asyncio.create_task(executor.run_coroutine(run))
-        await wait_until_async(lambda: "in other" in stacks.of_task(running, threading.get_ident()))
-        text = stacks.of_task(running, threading.get_ident())
-        running.cancel()
-        await running
-        return text
-
-    text = asyncio.run(main())
-    before, after = text.split("waits for the other:\n")
+    before, after = shown(task, "in deep").split("waits for the other:\n")
     assert "in task" in before
     assert "in other" in after
+    assert "in deep" in after.split("the other waits for the third:\n")[1]
+
+
+async def gather() -> None:
+    await asyncio.gather(deep(), asyncio.sleep(10))
+
+
+async def gather_shielded() -> None:
+    await asyncio.gather(asyncio.shield(deep()), asyncio.sleep(10))
+
+
+async def group() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(deep())
+
+
+async def group_in_its_block() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(deep())
+        await asyncio.sleep(10)
+
+
+async def group_that_gathers() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(gather())
+
+
+async def wait() -> None:
+    await asyncio.wait([asyncio.create_task(deep())], timeout=10)
+
+
+async def wait_for() -> None:
+    await asyncio.wait_for(deep(), 10)
+
+
+async def wait_for_task() -> None:
+    await asyncio.wait_for(asyncio.create_task(deep()), 10)
+
+
+async def shield() -> None:
+    await asyncio.shield(deep())
+
+
+async def timeout() -> None:
+    async with asyncio.timeout(10):
+        await deep()
+
+
+async def as_completed() -> None:
+    for each in asyncio.as_completed([deep(), asyncio.sleep(10)]):
+        await each
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        *(gather, gather_shielded, group, group_in_its_block, group_that_gathers),
+        *(wait, wait_for, wait_for_task, shield, timeout, as_completed),
+    ],
+)
+def test_whatever_a_coroutine_waits_with(waiting: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def task() -> None:
+        nobody = asyncio.create_task(bystander())
+        try:
+            await waiting()
+        finally:
+            nobody.cancel()
+
+    async def bystander() -> None:
+        await asyncio.gather(asyncio.sleep(10))
+
+    text = shown(task, "in deep")
+    assert text.splitlines()[0].endswith("in task")
+    assert text.index("in task") < text.index(f"in {waiting.__name__}") < text.index("in deep")
+    assert text.count("in deep\n") == 1
+    assert "in bystander" not in text
+
+
+def test_a_coroutine_that_waits_for_many_shows_some() -> None:
+    async def task() -> None:
+        await asyncio.gather(*(deep() for _ in range(20)))
+
+    text = shown(task, "in deep")
+    assert text.splitlines()[0].endswith("in task")
+    assert text.count("waits for ") == text.count("in deep\n") == stacks._MOST_TASKS
+    assert text.endswith(f"and {20 - stacks._MOST_TASKS} more tasks\n")
+
+
+def test_tasks_far_down_leave_room_for_who_waits_for_them() -> None:
+    async def task() -> None:
+        await asyncio.gather(*(down(100) for _ in range(20)))
+
+    async def down(depth: int) -> None:
+        await further(depth - 1) if depth else await deep()
+
+    async def further(depth: int) -> None:
+        await down(depth)
+
+    text = shown(task, "in deep")
+    assert len(text) <= MAX_STACK
+    assert text.splitlines()[0].endswith("in task")
+    assert text.count("…\n") == text.count("in deep\n") == stacks._MOST_TASKS
+    assert text.endswith(f"and {20 - stacks._MOST_TASKS} more tasks\n")
+
+
+def test_a_task_that_two_wait_for_and_that_wakes_itself_is_shown_once() -> None:
+    async def task() -> None:
+        one = asyncio.create_task(deep())
+        one.add_done_callback(partial(lambda *_: None, one))
+        await asyncio.gather(asyncio.shield(one), asyncio.wait([one]))
+
+    assert shown(task, "in deep").count("in deep\n") == 1
 
 
 class Odd:
@@ -132,6 +242,44 @@ class Odd:
         return self
 
 
+class Nasty:
+    """What fails when it is looked at."""
+
+    def __call__(self, task: object) -> None: ...
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [Nasty(), Nasty().__call__, partial(str, Nasty()), partial(str, Odd()), len],
+    ids=["object", "method", "partial", "odd", "builtin"],
+)
+def test_callbacks_of_a_jobs_own_making(callback: Callable[[object], object]) -> None:
+    async def task() -> None:
+        odd = asyncio.create_task(asyncio.sleep(10))
+        odd.add_done_callback(callback)
+        await asyncio.gather(odd, deep())
+
+    text = shown(task, "in deep")
+    assert text.splitlines()[0].endswith("in task")
+
+
+def test_a_stack_is_shown_though_asyncio_does_not_tell_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(loop: object) -> None:
+        raise RuntimeError("Set changed size during iteration")
+
+    monkeypatch.setattr(asyncio, "all_tasks", unknown)
+
+    async def task() -> None:
+        await gather()
+
+    text = shown(task, "in gather")
+    assert text.splitlines()[0].endswith("in task")
+    assert "waits for" not in text
+
+
 def test_an_awaitable_that_has_an_answer_to_everything() -> None:
     async def task() -> None:
         await Odd()  # type: ignore[misc]  # why: odd indeed
@@ -144,11 +292,18 @@ def test_an_awaitable_that_has_an_answer_to_everything() -> None:
     assert len(found) < 10_000
 
 
-def test_a_coroutine_that_runs_right_now_is_where_the_loop_is() -> None:
+@pytest.mark.parametrize("gathered", [False, True])
+def test_a_coroutine_that_runs_right_now_is_where_the_loop_is(gathered: bool) -> None:
     found: list[str] = []
     holding = threading.Event()
 
     async def task() -> None:
+        if gathered:
+            await asyncio.gather(runs())
+        else:
+            busy()
+
+    async def runs() -> None:
         busy()
 
     def busy() -> None:

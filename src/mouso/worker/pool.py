@@ -245,16 +245,16 @@ class Pool:
 
     def coroutines(self) -> str:
         """Where the coroutines are, each under its job: while one waits, no stack of a thread shows it."""
-        tasks = list(self._tasks.items())
+        tasks, wakers = list(self._tasks.items()), stacks.find_wakers(self._loop)
         text = "".join(
-            f"\nCoroutine of job {run.lease.id} ({run.lease.task}), most recent call last:\n{self._where(task)}"
+            f"\nCoroutine of job {run.lease.id} ({run.lease.task}), most recent call last:\n{self._where(task, wakers)}"
             for task, run in tasks[:_MOST_SHOWN]
         )
         return f"{text}\nand {len(tasks) - _MOST_SHOWN} more coroutines\n" if len(tasks) > _MOST_SHOWN else text
 
-    def _where(self, task: asyncio.Task[Any]) -> str:
+    def _where(self, task: asyncio.Task[Any], wakers: stacks.Wakers | None = None) -> str:
         try:
-            return stacks.innermost(stacks.of_task(task, self._loop_thread))
+            return stacks.innermost(stacks.of_task(task, self._loop_thread, wakers))
         except Exception as error:  # what a job awaits may be of its own making
             return f"its stack cannot be taken: {one_line(error)}\n"
 

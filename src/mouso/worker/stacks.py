@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import functools
+import gc
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from mouso.brokers.base import Update
@@ -42,6 +44,9 @@ _MOST_TASKS = 8
 _DEEPEST = 500
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
 _RUNS_JOBS = os.path.join("mouso", "worker", "executor.py")
+
+Wakers = dict[Any, list[asyncio.Task[Any]]]
+"""Tasks, by what goes on when they end."""
 
 
 # -- in the child
@@ -74,19 +79,88 @@ def of_thread(thread: int) -> str:
     return "" if frame is None else _formatted([(f, line) for f, line in traceback.walk_stack(frame)][::-1])
 
 
-def of_task(task: asyncio.Task[Any], loop_thread: int) -> str:
-    """Where a coroutine is, and the tasks that it waits for, the innermost call last."""
+def of_task(task: asyncio.Task[Any], loop_thread: int, wakers: Wakers | None = None) -> str:
+    """Where a coroutine is, and the tasks that it waits for, each after the one that does, the innermost call last."""
     if getattr(task.get_coro(), "cr_running", False):
         return of_thread(loop_thread)
-    text = ""
-    for _ in range(_MOST_TASKS):
-        text += _formatted([(frame, frame.f_lineno) for frame in _awaits(task.get_coro())])
-        waited_for = getattr(task, "_fut_waiter", None)
-        if not isinstance(waited_for, asyncio.Task):
-            break
-        task = waited_for
-        text += f"waits for {task.get_name()}:\n"
-    return text
+    parts = [("", _of_coroutine(task, loop_thread))]
+    with contextlib.suppress(Exception):  # what a job awaits may be of its own making
+        waits = _waits_of(task, find_wakers(task.get_loop()) if wakers is None else wakers)
+        for waiter, other in waits[:_MOST_TASKS]:
+            who = "" if waiter is task else f"{waiter.get_name()} "
+            parts.append((f"{who}waits for {other.get_name()}:\n", _of_coroutine(other, loop_thread)))
+        if len(waits) > _MOST_TASKS:
+            parts.append((f"and {len(waits) - _MOST_TASKS} more tasks\n", ""))
+    if sum(len(title) + len(stack) for title, stack in parts) > MAX_STACK:
+        parts = [(title, innermost(stack, MAX_STACK // len(parts) - len(title))) for title, stack in parts]
+    return "".join(title + stack for title, stack in parts)
+
+
+def _of_coroutine(task: asyncio.Task[Any], loop_thread: int) -> str:
+    coroutine = task.get_coro()
+    if getattr(coroutine, "cr_running", False):
+        return of_thread(loop_thread)
+    return _formatted([(frame, frame.f_lineno) for frame in _awaits(coroutine)])
+
+
+def find_wakers(loop: asyncio.AbstractEventLoop) -> Wakers:
+    """The tasks of a loop, by the futures and tasks that go on when they end.
+
+    asyncio does not tell them. But the callbacks of a task refer to them: to the future that ``gather()`` or ``wait()``
+    has made for all its tasks, or to the group that the task belongs to.
+    """
+    wakers: Wakers = {}
+    with contextlib.suppress(Exception):  # the tasks may be of a job's own making
+        for task in sorted(asyncio.all_tasks(loop), key=lambda task: (len(task.get_name()), task.get_name())):
+            for future in _reached(task):
+                wakers.setdefault(future, []).append(task)
+    return wakers
+
+
+def _reached(task: asyncio.Task[Any]) -> Iterable[asyncio.Future[Any]]:
+    """A task, the futures that its callbacks lead to, and the tasks whose groups it belongs to."""
+    pending: list[asyncio.Future[Any]] = [task]
+    reached = dict.fromkeys(pending)
+    with contextlib.suppress(Exception):  # so may the callbacks
+        while pending:
+            for future in _referred(pending.pop()):
+                if future not in reached:
+                    reached[future] = None
+                    if not isinstance(future, asyncio.Task):
+                        pending.append(future)
+    return reached
+
+
+def _referred(future: asyncio.Future[Any]) -> Iterator[asyncio.Future[Any]]:
+    """The futures that the callbacks of one refer to, and the tasks whose groups they belong to."""
+    for callback, *_ in getattr(future, "_callbacks", None) or ():
+        if isinstance(callback, FunctionType):
+            held = gc.get_referents(*(callback.__closure__ or ()))
+        elif isinstance(callback, functools.partial):
+            held = list(callback.args)
+        else:
+            held = [getattr(callback, "__self__", None)]
+        for one in held:
+            queue = getattr(one, "_done", one)  # as_completed() waits for a queue
+            getters = list(getattr(queue, "_getters", ())) if isinstance(queue, asyncio.Queue) else []
+            for found in (one, getattr(one, "_on_completed_fut", None), *getters):
+                if asyncio.isfuture(found) and not isinstance(found, asyncio.Task):
+                    yield found
+            if isinstance(parent := getattr(one, "_parent_task", None), asyncio.Task):
+                yield parent
+
+
+def _waits_of(task: asyncio.Task[Any], wakers: Wakers) -> list[tuple[asyncio.Task[Any], asyncio.Task[Any]]]:
+    """The tasks that a task waits for, and those that they wait for, each with the one that does."""
+    waits, pending, seen = [], [(task, task)], {task}
+    while pending:
+        waits.append(pending.pop())
+        waiter = waits[-1][1]
+        waited = wakers.get(getattr(waiter, "_fut_waiter", None), ())
+        others = dict.fromkeys((*waited, *wakers.get(waiter, ())))
+        pending += [(waiter, other) for other in reversed(others) if other not in seen]
+        seen.update(others)
+    return waits[1:]
 
 
 def _awaits(coroutine: Any) -> Iterator[FrameType]:
@@ -103,11 +177,11 @@ def _awaits(coroutine: Any) -> Iterator[FrameType]:
         coroutine = next((found for found in awaited if found is not None), None)
 
 
-def innermost(stack: str) -> str:
+def innermost(stack: str, most: int = MAX_STACK) -> str:
     """A stack that is not too long to be kept: its last lines."""
-    if len(stack) <= MAX_STACK:
+    if len(stack) <= most:
         return stack
-    return "…\n" + stack[-MAX_STACK + 2 :].partition("\n")[2]
+    return "…\n" + stack[-most + 2 :].partition("\n")[2]
 
 
 def _formatted(frames: Sequence[tuple[FrameType, int]]) -> str:
