@@ -47,6 +47,20 @@ def test_two_workers_of_one_name_both_work_and_are_not_taken_for_each_other(benc
     assert jobs.sound.delay(1).get(timeout=WAIT) == 1
 
 
+def test_workers_of_one_name_that_start_at_the_same_moment_are_told_apart(bench: Bench) -> None:
+    jobs = bench.app(SOURCE)
+    workers = [bench.start("--name", "twin", "-p", "1") for _ in range(4)]
+    for worker in workers:
+        bench.wait_ready(worker)
+
+    def names() -> list[str]:
+        return sorted(info.name for info in bench.producer.workers())
+
+    apart = ["twin", "twin-2", "twin-3", "twin-4"]
+    wait_until(lambda: names() == apart, timeout=WAIT, message="each has a name of its own")
+    assert jobs.sound.delay(1).get(timeout=WAIT) == 1
+
+
 def test_a_process_id_that_was_given_to_another_process(bench: Bench) -> None:
     """The worker is dead all the same: its jobs come back before its lease ends, and the other lives on."""
     jobs = bench.app(SOURCE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import random
@@ -37,6 +36,7 @@ from mouso.worker.autoscale import autoscale
 from mouso.worker.cpus import usable_cpus
 from mouso.worker.fleet import Fleet
 from mouso.worker.launch import reap_adopted
+from mouso.worker.names import name_apart
 from mouso.worker.proof import identity, orphans, proven_dead
 from mouso.worker.pump import Broken, Line, Pump
 from mouso.worker.reload import Watch, reload
@@ -110,7 +110,6 @@ class Supervisor:
         self._count = options.autoscale[0] if options.autoscale else options.processes or usable_cpus()
         self._id = secrets.token_hex(8)
         self._here = identity()
-        self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self._fleet: Fleet
         self._stopped: asyncio.Event
         self._news: asyncio.Event
@@ -224,25 +223,23 @@ class Supervisor:
             raise BrokerUnavailable(str(error)) from error
         self._pump.connect(self._line, self._fleet)
         self._pump.metrics = self._vitals.metrics
-        self._vitals.joined(self._line, self._info, lambda: self._renewed)
+        self._tell_vitals()
         log.info(
             "worker %s serves %s with %s of %s: %s from %s",
-            self._name, broker.url, counted(self._count, "process", "processes"),
+            self._info.name, broker.url, counted(self._count, "process", "processes"),
             counted(self._options.concurrency, "slot"), counted(len(hello.tasks), "task"), self._options.app,
         )  # fmt: skip
 
     async def _announce(self) -> None:
-        """Makes the worker known to the broker, under a name that no other one has, and begins its lease.
+        """Makes the worker known to the broker and begins its lease.
 
         Raises:
             Broken: The broker did not answer.
         """
         known = await self._line.call(self._line.broker.workers)
-        if self._options.name:
-            self._name = _free_name(self._name, [w for w in known if not proven_dead(w, self._here)])
         self._info = WorkerInfo(
             id=self._id,
-            name=self._name,
+            name=self._options.name or f"{socket.gethostname()}:{os.getpid()}",
             host=socket.gethostname(),
             pid=os.getpid(),
             boot=self._here.boot,
@@ -252,11 +249,28 @@ class Supervisor:
             version=_version(),
             queues=tuple(name for name, _ in self._options.queues or ()),
         )
+        self._tell_apart(known)
         self._joined = True
         self.learn()
         self._renew(SYSTEM.steady())
         await self._line.call(self._line.broker.heartbeat, self._info)
+        # Those that start at the same moment see each other only now.
+        while self._options.name and self._tell_apart(await self._line.call(self._line.broker.workers)):
+            await self._line.call(self._line.broker.heartbeat, self._info)
         await self._reap(known)
+
+    def _tell_apart(self, known: Sequence[WorkerInfo]) -> bool:
+        """Takes another name if one of the known workers has this one's before it; returns whether it did."""
+        if not self._options.name:
+            return False
+        others = [w for w in known if w.id != self._id and w.lease_left and not proven_dead(w, self._here)]
+        name = name_apart(self._info, self._options.name, others, registered=self._joined)
+        changed = name != self._info.name
+        self._info = msgspec.structs.replace(self._info, name=name)
+        return changed
+
+    def _tell_vitals(self) -> None:
+        self._vitals.joined(self._line, self._info, lambda: self._renewed)
 
     def learn(self) -> None:
         """Takes over what the app's newest version registers, and tells it to whom it concerns."""
@@ -466,7 +480,12 @@ class Supervisor:
                         pass
                 if self._steady and now - reaped > (_REAP_DEAD if self._dead else _REAP):
                     reaped = now
-                    await self._reap(await self._line.call(broker.workers))
+                    known = await self._line.call(broker.workers)
+                    if self._tell_apart(known):  # one that started before was just about to register when this one did
+                        self._tell_vitals()
+                        log.info("another worker has the same name; this one is called %s now", self._info.name)
+                        self._news.set()
+                    await self._reap(known)
                 if now - pruned > _PRUNE:
                     pruned = now
                     await self._prune()
@@ -538,13 +557,6 @@ _SIGNALS: Mapping[signal.Signals, Callable[[Supervisor], None]] = {
     signal.SIGHUP: Supervisor._stop,
     signal.SIGQUIT: Supervisor._dump,
 }
-
-
-def _free_name(name: str, others: Sequence[WorkerInfo]) -> str:
-    """The name, with a number if another worker has it whose lease holds: people tell workers apart by their names."""
-    taken = {other.name for other in others if other.lease_left}
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return name if name not in taken else next(free for free in numbered if free not in taken)
 
 
 def _version() -> str:
