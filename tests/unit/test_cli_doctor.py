@@ -184,6 +184,25 @@ def test_a_project_file_that_cannot_be_read_is_a_finding(shop: Shop) -> None:
     assert finding.remedy == "use 1 to 1,024"
 
 
+def test_a_project_file_that_is_no_toml_is_to_be_mended(shop: Shop) -> None:
+    shop.write("pyproject.toml", "[tool.mouso\n")
+    finding = one(diagnose(shop, code=1), "settings")
+    assert "is not valid TOML" in finding.what
+    assert finding.remedy == "mend it: no worker starts like this"
+
+
+@pytest.mark.parametrize("app", ["bare:app", "nowhere:app"])
+def test_a_broker_url_that_cannot_work_is_to_be_mended(shop: Shop, monkeypatch: pytest.MonkeyPatch, app: str) -> None:
+    """It says what to write. No other program has to do with it, and there is no store to look at with --full."""
+    shop.write("bare.py", "from mouso import Mouso\napp = Mouso()\n@app.task\ndef t(): ...\n")
+    monkeypatch.setenv("MOUSO_BROKER", "sqlite://x")
+    findings = diagnose(shop, app, code=1)
+    assert one(findings, "store").what == "the broker URL 'sqlite://x' needs three slashes before the file: sqlite:///x"
+    remedies = {finding.remedy for finding in findings if finding.level is Level.ERROR}
+    assert "mend it: no worker starts like this" in remedies
+    assert not any("--full" in remedy for remedy in remedies)
+
+
 # -- rows that another program wrote ---------------------------------------------------------------------------------
 
 

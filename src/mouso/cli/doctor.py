@@ -42,6 +42,8 @@ _PAGE = 100
 _SAMPLE = 200
 _PATIENCE = 5.0
 _CORRUPT = "another program may have written to the store; look at all of it with --full"
+_CONFIG = "mend it: no worker starts like this"
+"""For what a person has written down: it was no other program."""
 
 
 @app_command(example="mouso doctor shop:app")
@@ -95,12 +97,10 @@ class Patient:
 
         versions = f"Mouso {__version__}, Python {platform.python_version()}, msgspec {msgspec.__version__}"
         self._found(Level.OK, "program", versions)
-        settings = self._ask("settings", lambda: project_settings(folder), ProjectSettings())
+        settings = self._ask("settings", lambda: project_settings(folder), ProjectSettings(), _CONFIG)
         with contextlib.ExitStack() as stack:
-            app = self._ask(
-                "app", lambda: stack.enter_context(target.imported()), None, "mend it: no worker starts like this"
-            )
-            broker = self._ask("store", lambda: _broker(app, stack), None)
+            app = self._ask("app", lambda: stack.enter_context(target.imported()), None, _CONFIG)
+            broker = self._ask("store", lambda: _broker(app, stack), None, _CONFIG)
             if broker is None:
                 return None
             require_shared(broker)
