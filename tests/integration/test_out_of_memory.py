@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -56,6 +57,9 @@ def test_a_job_that_eats_all_memory_is_poison_and_says_why(bench: Bench, small_c
     for error in record.errors:
         assert "signal 9, SIGKILL" in error.message
         assert "want of memory" in error.message
+        told_by = re.search(r"\(see (memory\.\w+) of its cgroup\)", error.message)
+        assert told_by is not None, error.message
+        assert (small_cgroup / told_by[1]).exists()
         assert "MiB resident" in error.message
     assert "want of memory" in worker.log
     still_sound(jobs)

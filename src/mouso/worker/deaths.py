@@ -61,7 +61,7 @@ class Coroner:
         self.tasks: dict[str, TaskInfo] = {}
         self.usual = RunTimes()
         self.suspects: deque[Lease] = deque()
-        self._oom_kills = oom_kills()
+        self._oom_kills, _ = oom_kills()
 
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
@@ -99,9 +99,10 @@ class Coroner:
         words = describe(found)
         if found.max_rss:
             words += f", at most {found.max_rss / (1 << 20):,.0f} MiB resident"
-        before, self._oom_kills = self._oom_kills, oom_kills()
+        before = self._oom_kills
+        self._oom_kills, where = oom_kills()
         if found.code == -signal.SIGKILL and self._oom_kills > before:
-            words += "; the kernel killed for want of memory (see memory.events of its cgroup)"
+            words += f"; the kernel killed for want of memory (see {where})"
         return words
 
     def _spent(self, child: ChildProcess, lease: Lease, *, ran: bool) -> Outcome | None:

@@ -59,17 +59,22 @@ def available() -> tuple[int, int]:
     return free, total
 
 
-def oom_kills() -> int:
-    """How many processes of this worker's cgroup the kernel has killed for want of memory, or else of the machine."""
+def oom_kills() -> tuple[int, str]:
+    """How many processes of this worker's cgroup the kernel has killed for want of memory, or else of the machine.
+
+    Returns:
+        The number, and where it stands, in words; 0 and nothing where the system does not tell.
+    """
     folder, two = _cgroup()
     if two and folder.name == SUPERVISOR:
         folder = folder.parent  # its jobs have cgroups beside that of the supervisor
-    counts = _read(folder / ("memory.events" if two else "memory.oom_control")) or _read(_MACHINE)
-    for line in counts.splitlines():
-        name, _, count = line.partition(" ")
-        if name == "oom_kill" and count.isdigit():
-            return int(count)
-    return 0
+    own = "memory.events" if two else "memory.oom_control"
+    for path, where in ((folder / own, f"{own} of its cgroup"), (_MACHINE, str(_MACHINE))):
+        for line in _read(path).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.isdigit():
+                return int(count), where
+    return 0, ""
 
 
 def _cgroup() -> tuple[Path, bool]:
