@@ -39,10 +39,17 @@ files = {folder}/mouso.conf
 """
 
 
+def program() -> configparser.SectionProxy:
+    """What the project's file says of the program."""
+    conf = configparser.ConfigParser()
+    conf.read(CONF)
+    return conf["program:mouso"]
+
+
 class Supervisord:
     """One Supervisor with the project's program, its paths and user put in."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, **instead: str) -> None:
         self.folder = bench.folder
         self.socket = f"mouso-test-{os.getpid()}.sock"  # a path that is short enough, wherever the test's folder is
         text = CONF.read_text()
@@ -54,6 +61,7 @@ class Supervisord:
             "user=shop\n": "",
             "sqlite:////var/lib/shop/mouso.db": bench.broker_url,
             "/var/log/supervisor/mouso.log": f"{bench.folder}/mouso.log",
+            **{f"{name}={program()[name]}": f"{name}={value}" for name, value in instead.items()},
         }.items():
             assert there in text, there
             text = text.replace(there, here)
@@ -87,7 +95,8 @@ class Supervisord:
 
     @property
     def log(self) -> str:
-        return (self.folder / "supervisord.log").read_text()
+        file = self.folder / "supervisord.log"
+        return file.read_text() if file.exists() else ""
 
     def wait_running(self, other_than: int = 0) -> int:
         return wait_until(
@@ -142,9 +151,38 @@ def test_a_worker_that_is_killed_is_started_again(bench: Bench, supervisord: Sup
     assert bench.producer.tasks["jobs.sound"].delay(7).get(timeout=WAIT) == 7
 
 
+def test_a_worker_that_somebody_else_stops_is_started_again(bench: Bench, supervisord: Supervisord) -> None:
+    pid = supervisord.wait_running()
+    os.kill(pid, signal.SIGTERM)
+    assert supervisord.wait_running(other_than=pid) != pid
+    assert "exited: mouso (exit status 0; not expected)" in supervisord.log
+    assert bench.producer.tasks["jobs.sound"].delay(7).get(timeout=WAIT) == 7
+
+
+def test_a_worker_without_its_broker_is_started_again(bench: Bench) -> None:
+    bench.broker_url = f"redis://127.0.0.1:{free_port()}"  # where nobody listens
+    bench.write(SOUND)
+    with closing(Supervisord(bench)) as supervisord:
+        wait_until(lambda: "(exit status 75; not expected)" in supervisord.log, timeout=2 * WAIT)
+        wait_until(lambda: supervisord.log.count("spawned: 'mouso'") == 2, timeout=WAIT)
+
+
+def test_a_mistake_in_the_configuration_is_not_repeated_for_ever(bench: Bench) -> None:
+    bench.write("time.sleep(2.5)\nimport no_such_module\n")
+    with closing(Supervisord(bench)) as supervisord:
+        wait_until(lambda: "EXITED" in supervisord.ctl("status"), timeout=WAIT, interval=0.2)
+        assert "exited: mouso (exit status 2; expected)" in supervisord.log
+        assert supervisord.log.count("spawned: 'mouso'") == 1
+        assert "no_such_module" in (bench.folder / "mouso.log").read_text()
+
+
+def test_a_mistake_that_ends_it_at_once_is_given_up(bench: Bench) -> None:
+    bench.write("import no_such_module\n")
+    with closing(Supervisord(bench, startretries="1")) as supervisord:
+        wait_until(lambda: "FATAL" in supervisord.ctl("status"), timeout=WAIT, interval=0.2)
+        assert supervisord.log.count("spawned: 'mouso'") == 2
+
+
 def test_it_leaves_the_worker_its_grace() -> None:
-    conf = configparser.ConfigParser()
-    conf.read(CONF)
-    program = conf["program:mouso"]
-    assert program["stopsignal"] == "TERM"
-    assert int(program["stopwaitsecs"]) >= 25 + 10
+    assert program()["stopsignal"] == "TERM"
+    assert int(program()["stopwaitsecs"]) >= 25 + 10
