@@ -236,7 +236,8 @@ def test_tasks_come_and_go(bench: Bench) -> None:
     wait_until(lambda: "jobs.fresh" not in tasks(bench), timeout=WAIT, message="the store knows that it is gone")
     again = stand_in.delay(6)
     wait_until(lambda: again.refresh().record.parked, timeout=WAIT, message="it is parked again")
-    assert worker.log.count("no worker knows the task 'jobs.fresh'") == 2
+    said = "no worker knows the task 'jobs.fresh'"
+    wait_until(lambda: worker.log.count(said) == 2, timeout=WAIT, message="it was told each time")
     assert jobs.version.delay().get(timeout=WAIT) == 2
     assert (again.record.attempts, again.record.crashes) == (0, 0)
 
