@@ -252,7 +252,7 @@ class Arena(Bench):
     def stop_outside_a_transaction(self, pids: Sequence[int]) -> None:
         """Stops processes while none of them holds SQLite's lock, for which all would wait."""
         while not self._stop(pids):
-            pass_time(0.01)
+            pass_time(0.2)  # or whoever waits for the lock, and looks now and then, might never find it free
 
     def _stop(self, pids: Sequence[int]) -> bool:
         """Stops processes; lets them go on again if one of them holds the lock, and notes for how long it was kept."""
@@ -261,7 +261,7 @@ class Arena(Bench):
         wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
         if not self.broker_url.startswith("sqlite:"):
             return True
-        with closing(sqlite3.connect(self.store, timeout=0.3, isolation_level=None)) as probe:
+        with closing(sqlite3.connect(self.store, timeout=0.1, isolation_level=None)) as probe:
             try:
                 probe.execute("BEGIN IMMEDIATE")
                 return True

@@ -163,7 +163,7 @@ def test_a_count_of_claims_that_cannot_go_up(bench: Bench) -> None:
     record = bench.wait_final([handle])[0]
     assert (record.state, record.reason, record.claims) == ("dead", "bad_payload", 2**63 - 1)
     assert bench.history("ran") == []
-    assert f"job {handle.id} cannot be claimed, it is dead: " in worker.log
+    wait_until(lambda: f"job {handle.id} cannot be claimed, it is dead: " in worker.log, timeout=WAIT)
 
 
 @pytest.mark.parametrize("state", ["bogus", "", "completed", "RUNNING"])
@@ -313,6 +313,7 @@ def fails(n: int) -> None:
     bench.wait_final(others)
     wait_until(lambda: not bench.sql("SELECT 1 FROM mouso_live"), timeout=WAIT, message="it has ended again")
     assert handle.refresh().record == before
+    wait_until(lambda: f"job {handle.id} had ended" in worker.log, timeout=WAIT, message="it is told")
     assert worker.log.count(f"job {handle.id} had ended") == 1
     assert "does not answer" not in worker.log
     still_sound(jobs)

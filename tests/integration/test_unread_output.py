@@ -83,7 +83,7 @@ def test_nobody_reads_what_it_writes(bench: Bench, unread: Unread, more: list[st
     jobs = bench.app("\n".join(line for line in APP.splitlines() if not more or not line.strip().startswith(printing)))
     worker = bench.program(WORKER.format(path=unread.path, grace=GRACE, more=more))
     failed = [jobs.fail.delay(n) for n in range(JOBS)]
-    bench.wait_state(failed[-1], "dead")
+    bench.wait_final(failed)
     worker.send(signal.SIGQUIT)
     assert jobs.add.delay(1, 2).get(timeout=WAIT) == 3
     handle = jobs.long.delay()
@@ -97,12 +97,11 @@ def test_nobody_reads_what_it_writes(bench: Bench, unread: Unread, more: list[st
     wait_until(lambda: not worker.survivors(), timeout=5)
 
 
-def test_who_reads_again_is_told_what_is_missing(bench: Bench) -> None:
-    unread = Unread("pipe")
+@pytest.mark.parametrize("unread", ["pipe"], indirect=True)
+def test_who_reads_again_is_told_what_is_missing(bench: Bench, unread: Unread) -> None:
     jobs = bench.app(APP)
     worker = bench.program(WORKER.format(path=unread.path, grace=GRACE, more=[]))
-    failed = [jobs.fail.delay(n) for n in range(JOBS)]
-    bench.wait_state(failed[-1], "dead")
+    bench.wait_final([jobs.fail.delay(n) for n in range(JOBS)])
     before = unread.read()
     assert b"left out" not in before
     bench.wait_state(jobs.fail.delay(0), "dead")
@@ -110,4 +109,3 @@ def test_who_reads_again_is_told_what_is_missing(bench: Bench) -> None:
     assert b"lines of the log were left out here: nobody read them" in after
     assert after.count(b"\n") >= 2
     assert worker.stop() == 0
-    unread.close()
