@@ -102,8 +102,7 @@ def test_who_reads_again_is_told_what_is_missing(bench: Bench, unread: Unread) -
     jobs = bench.app(APP)
     worker = bench.program(WORKER.format(path=unread.path, grace=GRACE, more=[]))
     bench.wait_final([jobs.fail.delay(n) for n in range(JOBS)])
-    before = unread.read()
-    assert b"left out" not in before
+    unread.read()
     bench.wait_state(jobs.fail.delay(0), "dead")
     after = unread.read()
     assert b"lines of the log were left out here: nobody read them" in after
