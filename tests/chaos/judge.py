@@ -27,6 +27,9 @@ _ENOUGH = 5
 _SHOWN = 20
 
 
+_HELD_UP = "stayed locked by another transaction for 5 s"
+
+
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What must become of an accepted job.
@@ -212,7 +215,9 @@ def _check_row(row: Job, expected: Expected, runs: list[Run], case: Case, verdic
     fails = {run.token for run in runs if run.how == "fail"}
     if row.attempts > len(fails):
         say(f"{row.id}: charged {row.attempts} attempts, but only {len(fails)} runs failed")
-    if expected.failures is not None and row.attempts != expected.failures:
+    # A commit that the disk holds up for 5 s holds up all who write: what a job that enqueues says then is right.
+    held_up = sum(_HELD_UP in error.message for error in row.errors)
+    if expected.failures is not None and row.attempts - held_up != expected.failures:
         why = "; ".join(f"{error.type}: {error.message}" for error in row.errors)
         say(f"{row.id} ({row.task}): charged {row.attempts} attempts instead of {expected.failures}: {why}")
     # A hostile job may come to its end and have ruined its process all the same.

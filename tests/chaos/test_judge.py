@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mouso.errors import ErrorInfo
 from mouso.job import Job, JobState
 from tests.chaos.journal import Line
 from tests.chaos.judge import EARLIEST_TAKEOVER, Case, Expected, Fault, judge
@@ -47,6 +48,8 @@ def test_a_failure_that_was_counted_explains_the_next_run() -> None:
     job = row(claims=2, attempts=1)
     assert violations(*lines, job=job, accepted={JOB: Expected(failures=1)}) == []
     assert violations(*lines, job=job) == ["j (t): charged 1 attempts instead of 0: "]
+    late = ErrorInfo(type="BrokerUnavailable", message="x stayed locked by another transaction for 5 s; nothing …")
+    assert violations(*lines, job=row(claims=2, attempts=1, errors=(late,))) == []
 
 
 def test_a_kill_explains_the_next_run() -> None:
