@@ -29,8 +29,7 @@ def test_jobs_that_ruin_their_process(arena: Arena, kind: str) -> None:
     arena.begin(hostile.SOURCE)
     for worker in arena.pair:
         worker.quiet = False  # a child's last words may be a traceback
-    arena.evil_limit = CHILD + (NOTICED if kind in ("descriptors", "messages") else 0)
-    arena.unheard = 1 if kind == "descriptors" else 0
+    arena.evil_limit = CHILD + (NOTICED if kind == "messages" else 0)
     ways = itertools.cycle(hostile.RUINOUS[kind])
     poison = []
     for number in range(JOBS):

@@ -15,6 +15,8 @@ DEATHS = {
     "killed": ("os.kill(os.getpid(), 9)", "signal 9, SIGKILL"),
     "segfault": ("import ctypes; ctypes.string_at(0)", "signal 11, SIGSEGV"),
     "abort": ("os.abort()", "signal 6, SIGABRT"),
+    "closed descriptors": ("os.closerange(3, 4096)", "; it closed file descriptors that it had not opened"),
+    "closed one by one": ("[os.close(int(name)) for name in os.listdir('/proc/self/fd')[3:]]", "; it closed file"),
 }
 
 

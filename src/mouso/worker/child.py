@@ -46,6 +46,7 @@ from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
 from mouso.worker.signals import ignore_ends
 from mouso.worker.stacks import dump_on_quit, write_all, write_on_signal
+from mouso.worker.tripwire import stretch
 
 _WAIT_FOR_END = 0.02
 _READ = 64 << 10
@@ -292,6 +293,7 @@ def _equip(
         board = Board(board_descriptor, 2 * slots)
         write_on_signal(board)
         child = Child(worker, sock, board, slots, grace)
+        stretch()
         for descriptor in [os.dup(sock.fileno()) for _ in range(_FOR_LOOP)]:
             os.close(descriptor)
         runner = asyncio.Runner(loop_factory=fine_loop)

@@ -28,6 +28,7 @@ from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import of_programs, oom_kills, resident
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
+from mouso.worker.tripwire import ENDED_BY
 from mouso.worker.usual import RunTimes
 
 STUBBORN = 5.0
@@ -103,6 +104,8 @@ class Coroner:
         self._oom_kills, where = oom_kills()
         if found.code == -signal.SIGKILL and self._oom_kills > before:
             words += f"; the kernel killed for want of memory (see {where})"
+        if found.code == -ENDED_BY:
+            words += "; it closed file descriptors that it had not opened, as os.closerange() does"
         return words
 
     def _spent(self, child: ChildProcess, lease: Lease, *, ran: bool) -> Outcome | None:

@@ -10,6 +10,8 @@ in time. The log is begun anew by the next commit, and not shortened: a commit t
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import random
 import re
@@ -18,10 +20,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from mouso.brokers.sqlite import faults, schema
+from mouso.brokers.sqlite import descriptors, faults, schema
 from mouso.brokers.sqlite.rows import lenient
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
@@ -53,6 +55,9 @@ _LOCAL_FUSE = re.compile(
 )
 """The last three are shared with the host of a virtual machine; ``place`` warns of those."""
 _OLDEST_ENGINE = (3, 37, 0)
+_BROKEN = 70
+
+log = logging.getLogger("mouso.brokers.sqlite")
 
 
 class Store:
@@ -61,7 +66,8 @@ class Store:
     Args:
         path: The file.
         synchronous: ``"full"`` (a commit survives power loss) or ``"normal"`` (it survives any crash of programs).
-        create: Whether a file that is not there is made.
+        create: Whether a file that is not there is made; not by a worker's process, which also ends when it cannot
+            use the store any more, to be replaced.
     """
 
     def __init__(self, path: str, synchronous: str, *, create: bool = True) -> None:
@@ -81,27 +87,32 @@ class Store:
         self._reader: sqlite3.Connection | None = None
         self._file: tuple[int, ...] | None = None
         self._log_file: tuple[int, ...] | None = None
+        self._writes_with: descriptors.Held = ()
+        self._reads_with: descriptors.Held = ()
         self._next_checkpoint = 0.0
         self._written = self._changes = self._log_size = self._look_at = 0
 
     def open(self, timeout: float = 5.0) -> None:
         """Opens the file, creating or upgrading its tables; when it is open already, sees that it is the same file."""
-        if self._writer is not None and _identity(self.path) == self._file:
+        if self._writer is not None and descriptors.are_own(self._reads_with) and _identity(self.path) == self._file:
             return
         with self._writing:
+            self._check_descriptors()
             self._check_file()
             if self._writer is None:
                 deadline = SYSTEM.monotonic() + timeout
                 self._check_place()
-                writer = self._connect(timeout, create=self._create)
-                try:
+                others = descriptors.held(self.path)
+                with ExitStack() as opened:
+                    writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
                     self._prepare(writer, deadline, timeout)
                     writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
-                    self._reader = self._connect(create=False)
-                except BaseException:
-                    writer.close()
-                    raise
-                self._writer = writer
+                    writes_with = descriptors.held(self.path, others)
+                    reader = opened.enter_context(closing(self._connect(create=False)))
+                    self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
+                    opened.pop_all()
+                self._writes_with, self._writer, self._reader = writes_with, writer, reader
+                self._reads_with = descriptors.held(self.path, (*others, *writes_with))
                 self._changes = writer.total_changes
                 self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
 
@@ -112,16 +123,41 @@ class Store:
             self._file = self._log_file = None
 
     def __del__(self) -> None:
-        for connection in (getattr(self, "_reader", None), getattr(self, "_writer", None)):
-            if connection is not None:
-                connection.close()  # or Python warns of what nobody needs to close by hand
+        if hasattr(self, "_reads_with"):
+            self._let_go()  # or Python warns of what nobody needs to close by hand
 
     def _disconnect(self) -> None:
         with self._reading:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    connection.close()
-            self._writer = self._reader = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._holds_its_own():
+            _ruined.add(self.path)
+        for connection in (self._reader, self._writer):
+            if connection is not None and self.path in _ruined:
+                descriptors.abandon(connection)
+            elif connection is not None:
+                connection.close()
+        self._writer = self._reader = None
+        self._writes_with = self._reads_with = ()
+
+    def _holds_its_own(self) -> bool:
+        return descriptors.are_own(self._writes_with) and descriptors.are_own(self._reads_with)
+
+    def _check_descriptors(self) -> None:
+        """Gives up if this process has closed what SQLite uses: what SQLite believes of its locks cannot be mended."""
+        if self._holds_its_own() and self.path not in _ruined:
+            return
+        _ruined.add(self.path)
+        self._disconnect()
+        text = (
+            f"{self.path}: this process has closed file descriptors that SQLite was using, as os.closerange() does;"
+            " nothing was stored, restart it and let it close only what it has opened"
+        )
+        if not self._create:
+            log.critical("%s; child %d ends", text, os.getpid())
+            os._exit(_BROKEN)
+        raise ConfigError(text)
 
     def _check_file(self) -> None:
         """Refuses to go on if the path leads to another file than the one that is open, or to none.
@@ -197,11 +233,16 @@ class Store:
             )
         try:
             try:
-                # 3 µs of the 180 that an enqueue takes.
-                same = os.stat(self.path)[1:3] == self._file and os.stat(self.path + "-wal")[1:3] == self._log_file
+                # 5 µs of the 180 that an enqueue takes.
+                same = (
+                    os.stat(self.path)[1:3] == self._file
+                    and os.stat(self.path + "-wal")[1:3] == self._log_file
+                    and all(os.fstat(number)[1:3] == file for number, file in self._writes_with)
+                )
             except OSError:
                 same = False
             if not same:
+                self._check_descriptors()
                 self._check_file()
                 self._save_log()
             connection = self._writer
@@ -458,6 +499,8 @@ class Store:
         return faults.translate(error, self.path)
 
 
+_ruined: set[str] = set()
+"""Files that this process, or the one that it is a copy of, cannot use any more."""
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
@@ -484,6 +527,14 @@ def _after_fork(*, child: bool) -> None:
             store._writing.release()
     _forking.clear()
     _one_fork.release()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """While there is still an interpreter to abandon with what must not be closed."""
+    for store in list(_STORES):
+        if not store._holds_its_own():
+            store._let_go()
 
 
 if hasattr(os, "register_at_fork"):

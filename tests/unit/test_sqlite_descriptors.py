@@ -1,0 +1,199 @@
+"""A process that closes SQLite's file descriptors: nobody writes with what was opened in their place."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mouso.brokers import connect
+from mouso.brokers.base import JobFilter
+from mouso.brokers.sqlite import descriptors
+from mouso.brokers.sqlite.broker import SQLiteBroker
+from mouso.job import Job
+from tests.support import wait_until
+
+PLACES = ["jobs.db", "jobs.db-wal", "jobs.db-shm"]
+PROGRAM = """
+import os, sys
+from mouso.brokers import connect
+from mouso.brokers.base import JobFilter
+from mouso.errors import ConfigError
+from mouso.job import Job
+
+def enqueue(id):
+    broker.enqueue([Job(id=id, task="t")])
+
+def leading_to(path):
+    numbers = sorted(int(name) for name in os.listdir("/proc/self/fd"))
+    return [n for n in numbers if os.path.realpath(f"/proc/self/fd/{n}") == path]
+
+def refused(call):
+    try:
+        call()
+    except ConfigError as error:
+        assert "this process has closed file descriptors that SQLite was using" in str(error), error
+        assert "\\n" not in str(error)
+    else:
+        raise AssertionError("nobody complained")
+
+folder = os.path.realpath(sys.argv[1])
+url = f"sqlite:///{folder}/jobs.db"
+broker = connect(url, create="joined" not in sys.argv)
+enqueue("first")
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+def opened(path: Path) -> SQLiteBroker:
+    broker = connect(f"sqlite:///{path}")
+    assert isinstance(broker, SQLiteBroker)
+    broker.open()
+    return broker
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Another process, as this one must not lose what SQLite uses."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def ids(path: Path) -> list[str]:
+    """What the store holds; its pages are all in order."""
+    with closing(sqlite3.connect(path)) as store:
+        assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [id for (id,) in store.execute("SELECT id FROM mouso_jobs WHERE id <> '' ORDER BY seq")]
+
+
+def test_a_connection_s_descriptors_are_known(path: Path) -> None:
+    with closing(opened(path)) as broker:
+        held = [broker._store._writes_with, broker._store._reads_with]
+        for these in held:
+            assert [os.path.basename(os.readlink(f"/proc/self/fd/{n}")) for n, _ in these] == PLACES
+        assert held[0][2] == held[1][2], "the index is shared"
+        assert {n for n, _ in held[0][:2]}.isdisjoint(n for n, _ in held[1][:2])
+
+
+LOSES = """
+lost = leading_to(f"{folder}/{sys.argv[2]}")[int(sys.argv[3])]
+os.close(lost)
+if "reused" in sys.argv:
+    assert os.open(f"{folder}/other", os.O_RDWR | os.O_CREAT) == lost
+if int(sys.argv[3]) == 0:
+    refused(lambda: enqueue("second"))
+    refused(lambda: enqueue("third"))
+refused(lambda: broker.find(JobFilter()))
+broker.close()
+refused(lambda: enqueue("fourth"))
+refused(lambda: connect(url).open())
+if "reused" in sys.argv:
+    os.fstat(lost)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("reused", ["closed", "reused"])
+@pytest.mark.parametrize(("place", "which"), [*[(place, 0) for place in PLACES], *[(p, -1) for p in PLACES[:2]]])
+def test_nothing_is_stored_with_it_any_more(path: Path, place: str, which: int, reused: str) -> None:
+    done = run(PROGRAM + LOSES, path.parent, place, which, reused)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert reused == "closed" or path.with_name("other").read_bytes() == b""
+    assert ids(path) == ["first"]
+
+
+def test_connections_of_others_may_come_and_go(path: Path) -> None:
+    """They lead to the same file; SQLite keeps what they close, and opens the next with it."""
+    with closing(sqlite3.connect(path)) as before:
+        before.execute("PRAGMA journal_mode = wal")
+        before.execute("CREATE TABLE mine (x)")
+        with closing(opened(path)) as broker:
+            broker.enqueue([Job(id="first", task="t")])
+            before.close()
+            for n in range(5):
+                with closing(sqlite3.connect(path)) as another:
+                    another.execute("INSERT INTO mine VALUES (1)")
+                    another.commit()
+                broker.enqueue([Job(id=f"job {n}", task="t")])
+            assert len(broker.find(JobFilter())) == 6
+            broker.close()
+            broker.enqueue([Job(id="last", task="t")])
+            assert len(broker.find(JobFilter())) == 7
+
+
+def test_where_the_system_does_not_tell(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "_HERE", "/nowhere")
+    with closing(opened(path)) as broker:
+        assert broker._store._writes_with == broker._store._reads_with == ()
+        broker.enqueue([Job(id="first", task="t")])
+        assert len(broker.find(JobFilter())) == 1
+
+
+CLOSES = """
+os.closerange(3, 100)
+files = [open(f"{folder}/other-{n}", "w+b") for n in range(8)]
+if "looked" in sys.argv:
+    refused(lambda: enqueue("second"))
+"""
+
+
+@pytest.mark.parametrize("how", ["looked", "not looked"])
+def test_a_process_that_ends(path: Path, how: str) -> None:
+    """Python closes the connections then, and SQLite would write into what has the numbers of their descriptors."""
+    done = run(PROGRAM + CLOSES, path.parent, how)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [found.read_bytes() for found in path.parent.glob("other-*")] == [b""] * 8
+    assert ids(path) == ["first"]
+
+
+def test_a_worker_s_process_ends_by_itself(path: Path) -> None:
+    """It is of no use to its jobs any more, and replaced."""
+    opened(path).close()
+    done = run(PROGRAM + CLOSES + "print('alive')", path.parent, "looked", "joined")
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "this process has closed file descriptors that SQLite was using" in done.stderr
+    assert ids(path) == ["first"]
+
+
+ENQUEUES = """
+import os, sys, threading, time
+from mouso.brokers import connect
+from mouso.job import Job
+from mouso.worker.tripwire import stretch
+def produce(n):
+    for i in range(1 << 30):
+        broker.enqueue([Job(id=f"{os.getpid()}-{n}-{i}", task="t", payload=b"x" * (i % 300))])
+broker = connect(f"sqlite:///{sys.argv[1]}")
+broker.open()
+stretch()
+for n in range(3):
+    threading.Thread(target=produce, args=(n,), daemon=True).start()
+time.sleep(float(sys.argv[2]))
+os.closerange(3, 4096)
+time.sleep(10)
+"""
+
+
+def test_closing_all_in_the_middle_of_transactions(path: Path) -> None:
+    """Without the wire this loses the store within some hundred rounds; here it is a matter of seconds."""
+    opened(path).close()
+    ends: list[int] = []
+
+    def lose(number: int) -> None:
+        for step in range(12):
+            ends.append(run(ENQUEUES, path, 0.02 + 0.003 * ((7 * step + number) % 12)).returncode)
+
+    threads = [threading.Thread(target=lose, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), timeout=120)
+    assert ends == [-signal.SIGIO] * 48
+    assert len(ids(path)) > 48
