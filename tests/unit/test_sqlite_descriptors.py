@@ -154,6 +154,43 @@ def test_a_process_that_ends(path: Path, how: str) -> None:
     assert ids(path) == ["first"]
 
 
+DAEMON = """
+if os.fork() == 0:
+    os.closerange(3, 100)
+    files = [open(f"{folder}/other-{n}", "w+b") for n in range(8)]
+    refused(lambda: enqueue("second"))
+    refused(lambda: enqueue("third"))
+    sys.exit(0)
+assert os.wait()[1] == 0
+enqueue("fourth")
+"""
+
+
+def test_a_fork_that_becomes_a_daemon(path: Path) -> None:
+    """SQLite takes its parent's index of the log for open."""
+    done = run(PROGRAM + DAEMON, path.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [found.read_bytes() for found in path.parent.glob("other-*")] == [b""] * 8
+    assert ids(path) == ["first", "fourth"]
+
+
+DAEMON_THAT_CLOSED = """
+broker.close()
+if os.fork() == 0:
+    os.closerange(3, 100)
+    enqueue("second")
+    sys.exit(0)
+assert os.wait()[1] == 0
+enqueue("third")
+"""
+
+
+def test_a_fork_of_one_that_has_nothing_open(path: Path) -> None:
+    done = run(PROGRAM + DAEMON_THAT_CLOSED, path.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ids(path) == ["first", "second", "third"]
+
+
 def test_a_worker_s_process_ends_by_itself(path: Path) -> None:
     """It is of no use to its jobs any more, and replaced."""
     opened(path).close()
@@ -188,12 +225,12 @@ def test_closing_all_in_the_middle_of_transactions(path: Path) -> None:
     ends: list[int] = []
 
     def lose(number: int) -> None:
-        for step in range(12):
+        for step in range(6):
             ends.append(run(ENQUEUES, path, 0.02 + 0.003 * ((7 * step + number) % 12)).returncode)
 
     threads = [threading.Thread(target=lose, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     wait_until(lambda: not any(thread.is_alive() for thread in threads), timeout=120)
-    assert ends == [-signal.SIGIO] * 48
-    assert len(ids(path)) > 48
+    assert ends == [-signal.SIGIO] * 24
+    assert len(ids(path)) > 24

@@ -38,6 +38,17 @@ def are_own(descriptors: Held) -> bool:
     return all(_leads_to(number, identity) for number, identity in descriptors)
 
 
+def lacks_index(path: str) -> bool:
+    """Whether this process has opened the log's index and closed it, as a fork may that becomes a daemon: SQLite, which
+    takes it for open, would take its locks on whatever has the number now. False where the system does not tell.
+    """
+    try:
+        identity = os.stat(path + "-shm")[1:3]
+        return not any(_leads_to(number, identity) for number in _open())
+    except OSError:
+        return False
+
+
 def abandon(connection: sqlite3.Connection) -> None:
     """Never closes it: SQLite would close, and perhaps write, what has its numbers now.
 

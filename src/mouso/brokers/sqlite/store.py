@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from mouso.brokers.sqlite import descriptors, faults, schema
 from mouso.brokers.sqlite.rows import lenient
@@ -108,6 +109,10 @@ class Store:
                     self._prepare(writer, deadline, timeout)
                     writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
                     writes_with = descriptors.held(self.path, others)
+                    if descriptors.lacks_index(self.path):
+                        opened.pop_all()
+                        descriptors.abandon(writer)
+                        self._give_up()
                     reader = opened.enter_context(closing(self._connect(create=False)))
                     self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
                     opened.pop_all()
@@ -145,9 +150,11 @@ class Store:
         return descriptors.are_own(self._writes_with) and descriptors.are_own(self._reads_with)
 
     def _check_descriptors(self) -> None:
-        """Gives up if this process has closed what SQLite uses: what SQLite believes of its locks cannot be mended."""
-        if self._holds_its_own() and self.path not in _ruined:
-            return
+        if self.path in _ruined or not self._holds_its_own():
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        """This process has closed what SQLite uses: what SQLite believes of its locks cannot be mended."""
         _ruined.add(self.path)
         self._disconnect()
         text = (
@@ -535,6 +542,8 @@ def _at_exit() -> None:
     for store in list(_STORES):
         if not store._holds_its_own():
             store._let_go()
+    for connection in filter(None, _abandoned):
+        descriptors.abandon(connection)
 
 
 if hasattr(os, "register_at_fork"):
