@@ -1,0 +1,223 @@
+"""What the server does to Mouso on RabbitMQ without a store."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mouso import Mouso
+from mouso.brokers.base import Level, Retention
+from mouso.brokers.rabbitmq import names as naming
+from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
+from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
+from mouso.job import JobState
+from mouso.testing.conformance.kit import W1, claim, enqueue, outcome, settle
+from tests import leaks
+from tests.integration.harness import WAIT, Bench
+from tests.integration.rabbitmq_alone.kit import SLOW, claimed, texts
+from tests.integration.snippets import PAUSES
+from tests.servers.rabbitmq import RabbitServer
+from tests.support import wait_until
+
+pytestmark = pytest.mark.xdist_group("RabbitMQ alone")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One that is killed, and has a short ``consumer_timeout``."""
+    short = "[{rabbit, [{consumer_timeout, 3000}, {channel_tick_interval, 500}]}]."
+    with RabbitServer(tmp_path_factory.mktemp("fragile"), advanced=short) as server:
+        yield server
+
+
+def test_the_server_s_own_consumer_timeout(tmp_path: Path, fragile: RabbitServer) -> None:
+    """A real one, of three seconds: a longer job ends once, and its worker stays."""
+    with closing(Bench(tmp_path, f"{fragile.alone}?consumer_timeout=3")) as bench:
+        jobs = bench.app(PAUSES)
+        worker = bench.worker()
+        jobs.pause.delay(1, 6.0)
+        bench.wait_for("end")
+        jobs.pause.delay(2, 0.0)
+        bench.wait_for("end", 2)
+        assert texts(bench, "start") == ["1", "2"]
+        assert "closed the channel" not in worker.log
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path, fragile: RabbitServer) -> None:
+    """It has had its queues for some seconds by then: 3.10 forgets younger ones, see not-promised.md."""
+    with closing(Bench(tmp_path, fragile.alone)) as bench:
+        jobs = bench.app(PAUSES)
+        worker = bench.worker()
+        jobs.pause.delay(0, 5.0)
+        bench.wait_for("end")
+        accepted: set[str] = set()
+        stop = threading.Event()
+
+        def produce() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                try:
+                    jobs.pause.delay(number, 0.01)
+                    accepted.add(str(number))
+                except BrokerError:
+                    stop.wait(0.05)
+                stop.wait(0.005)
+
+        producer = threading.Thread(target=produce)
+        producer.start()
+        try:
+            wait_until(lambda: len(bench.history("end")) > 50, timeout=WAIT)
+            fragile.kill()
+            wait_until(lambda: "does not answer" in worker.log, timeout=WAIT)
+            with leaks.lasting():
+                fragile.start()
+            wait_until(lambda: "answers again" in worker.log, timeout=WAIT)
+            count = len(accepted)
+            wait_until(lambda: len(accepted) > count + 50, timeout=WAIT)
+        finally:
+            stop.set()
+            producer.join()
+        # On a busy machine some come back so often that they are suspects, and wait for 20 s.
+        wait_until(lambda: accepted <= set(texts(bench, "end")), timeout=3 * WAIT)
+        assert worker.log.count("until it does, jobs wait") == 1
+        assert "Traceback" not in worker.log
+        assert "pika" not in worker.log
+
+
+def test_a_run_whose_connection_was_cut_is_not_repeated_here(broker: LoneRabbitBroker, server: RabbitServer) -> None:
+    """Its end is fenced, and remembered for the message that comes back."""
+    enqueue(broker, "a", "b")
+    first, second = claimed(broker, 2)
+    cut(broker, server)
+    assert wait_until(lambda: broken(lambda: settle(broker, outcome(first, JobState.COMPLETED)))) == [first.key]
+    assert broker.reconcile(W1, [(first.key, first.token), (second.key, second.token)]) == [first.key, second.key]
+    [again] = claimed(broker)
+    assert (again.id, again.token) == ("b", second.token + 1)
+    assert claim(broker) == []
+
+
+def cut(broker: LoneRabbitBroker, server: RabbitServer) -> None:
+    """Ends the connections that a worker has."""
+    link = broker._working._consumer.link
+    before = link._connection
+    server.control("close_all_connections", "cut")
+    wait_until(lambda: link._connection is not before)
+
+
+def broken(call: Callable[[], Any]) -> Any:
+    """The result, None while the connection is not back."""
+    try:
+        return call()
+    except BrokerUnavailable:
+        return None
+
+
+def test_a_server_short_of_memory_ends_in_the_deadline(url: str, server: RabbitServer) -> None:
+    """It takes nothing, and says so: nothing was stored. What is delivered goes on."""
+    with Mouso("alarm", broker=url, enqueue_timeout=1.0) as app:
+
+        @app.task
+        def work() -> None: ...
+
+        work.delay()
+        server.control("set_vm_memory_high_watermark", "0")
+        try:
+
+            def refused() -> str:
+                began = time.monotonic()
+                try:
+                    work.delay()
+                except BrokerError as error:
+                    assert time.monotonic() - began < SLOW
+                    return str(error)
+                return ""
+
+            assert "stored" in wait_until(refused)
+            assert "takes no messages" in wait_until(refused)
+            assert isinstance(app.broker, LoneRabbitBroker)
+            assert claimed(app.broker)
+        finally:
+            server.control("set_vm_memory_high_watermark", "0.4")
+        wait_until(lambda: not refused(), message="it takes jobs again")
+
+
+def test_a_frozen_server_ends_in_the_deadline(url: str, server: RabbitServer) -> None:
+    with Mouso("frozen", broker=url, enqueue_timeout=1.0) as app:
+
+        @app.task
+        def work() -> None: ...
+
+        work.delay()
+        server.freeze()
+        try:
+            began = time.monotonic()
+            with pytest.raises(BrokerError):
+                work.delay()
+            assert time.monotonic() - began < SLOW
+        finally:
+            server.thaw()
+
+
+def test_no_server_at_all() -> None:
+    with Mouso("none", broker="amqp://127.0.0.1:1/", enqueue_timeout=0.5) as app:
+
+        @app.task
+        def work() -> None: ...
+
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="nothing was stored"):
+            work.delay()
+        assert time.monotonic() - began < SLOW
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="does not answer"):
+            app.queues()
+        assert time.monotonic() - began < 3 * SLOW, "what may take longer does not wait longer for a connection"
+
+
+def test_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> None:
+    """Who enqueues is told, a worker ends with exit code 2, and the doctor finds it."""
+    jobs = bench.app(PAUSES)
+    jobs.pause.delay(0, 0.0)
+    name = jobs.app.broker._sending.names.work("mail", 2)
+    with closing(server.client()) as client:
+        client.channel().queue_declare(name, durable=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="other arguments") as caught:
+            jobs.pause.options(queue="mail").delay(1, 0.0)
+        assert all(word in str(caught.value) for word in (name, "quorum", "rabbitmqctl", "shovel"))
+    worker = bench.start("-Q", "mail")
+    worker.quiet = False
+    assert worker.wait() == 2
+    assert "other arguments" in worker.log
+    found = jobs.app.broker.diagnose(retention=Retention()).findings
+    assert any(f.level is Level.ERROR and name in f.what for f in found)
+
+
+def test_a_channel_that_the_server_closes_is_opened_again(broker: LoneRabbitBroker) -> None:
+    """As it does with one that has not acknowledged for long: claims are void, and the jobs come back."""
+    enqueue(broker, "a")
+    [first] = claimed(broker)
+    consumer = broker._working._consumer
+    consumer.link.soon(lambda: consumer._channel.basic_ack(10**6))  # type: ignore[union-attr]  # why: it is there
+    wait_until(lambda: not consumer.held)
+    again = wait_until(lambda: broken(lambda: claim(broker)))
+    assert [(lease.id, lease.token) for lease in again] == [("a", first.token + 1)]
+    assert settle(broker, outcome(first, JobState.COMPLETED)) == [first.key]
+
+
+def test_a_deleted_queue_is_made_again(bench: Bench, server: RabbitServer) -> None:
+    """By who enqueues, who is told that nobody took it; and by the worker, whose consumer has ended."""
+    jobs = bench.app(PAUSES)
+    bench.worker()
+    jobs.pause.delay(1, 0.0)
+    bench.wait_for("end")
+    with closing(server.client()) as client:
+        for level in naming.LEVELS:
+            client.channel().queue_delete(jobs.app.broker._sending.names.work("default", level))
+    jobs.pause.delay(2, 0.0)
+    bench.wait_for("end", 2)
