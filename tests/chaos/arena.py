@@ -112,7 +112,6 @@ class Arena(Bench):
         slack: Seconds that this machine may add to a limit: a second, and what it takes to start processes, more if
             it has more to do than it can.
         crowd: How many times as much as it can do this machine has to do; at least 1.
-        unheard: How many of a job's runs may end with their process before they are noted.
     """
 
     def __init__(self, folder: Path, seed: int, broker_url: str = "") -> None:
@@ -124,7 +123,6 @@ class Arena(Bench):
         self.evil_limit = CHILD
         self.slack = 2.5
         self.crowd = 1.0
-        self.unheard = 0
         self.jobs: Any = None
         self.load: Load
         self._journal = folder / "journal"
@@ -343,7 +341,6 @@ class Arena(Bench):
             keys=self.load.keys,
             slack=self.slack,
             crowd=self.crowd,
-            unheard=self.unheard,
         )
         verdict = judge(case)
         assert not self.load.refused & rows.keys(), "enqueues that were refused are in the store"

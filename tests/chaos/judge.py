@@ -110,7 +110,6 @@ class Case:
         deaths: When a process was seen alive for the last time, by id, of those that have ended.
         slack: Seconds that a busy machine may add to a limit.
         crowd: How many times as much as it can do the machine has to do; at least 1.
-        unheard: How often a job may have begun without a note: a neighbour has just closed the journal under it.
     """
 
     accepted: Mapping[str, Expected]
@@ -123,7 +122,6 @@ class Case:
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     slack: float = 1.0
     crowd: float = 1.0
-    unheard: int = 0
 
 
 @dataclass(slots=True)
@@ -222,7 +220,7 @@ def _check_row(row: Job, expected: Expected, runs: list[Run], case: Case, verdic
         say(f"{row.id} ({row.task}): charged {row.attempts} attempts instead of {expected.failures}: {why}")
     # A hostile job may come to its end and have ruined its process all the same.
     cut = [run for run in runs if _died_under(run, case) or (run.pid in case.deaths and not expected.innocent)]
-    if row.crashes > len(cut) + case.unheard or (row.crashes and not any(fault.kills for fault in case.faults)):
+    if row.crashes > len(cut) or (row.crashes and not any(fault.kills for fault in case.faults)):
         say(f"{row.id}: charged {row.crashes} crashes, but a process died under it {len(cut)} times")
     if row.state is JobState.COMPLETED:
         winners = [run for run in runs if run.token == row.claims and run.how == "end"]
