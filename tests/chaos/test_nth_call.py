@@ -108,8 +108,10 @@ def test_a_storm(arena: Arena) -> None:
     (arena.folder / injection.PLAN).write_text(f"storm {arena.seed} 10")
     arena.begin(mean=0.02)
     verdict = arena.finish()
+    struck = [worker.log.count("injected") for worker in arena.pair]
+    assert min(struck) > 0
+    assert sum(struck) > 5
     for worker in arena.pair:
-        assert worker.log.count("injected") > 5
         assert worker.stop() in (0, 75), "its last calls may fail as well"
     assert verdict.again == arena.load.retries, "nothing but retries ran again"
 

@@ -19,7 +19,7 @@ import pytest
 
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import Finding, Level, Retention
-from mouso.brokers.sqlite import diagnosis, looking, place, schema, store
+from mouso.brokers.sqlite import diagnosis, ground, looking, place, schema
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.job import Job
 from tests.support import wait_until
@@ -439,7 +439,7 @@ def test_upkeep_that_nobody_does(path: Path) -> None:
     ],
 )
 def test_file_systems(path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, level: Level, text: str) -> None:
-    monkeypatch.setattr(store, "_file_system", lambda folder: kind)
+    monkeypatch.setattr(ground, "file_system", lambda folder: kind)
     (found,) = [f for f in diagnose(path) if f.check == "place"]
     assert found.level is level
     assert text in found.what

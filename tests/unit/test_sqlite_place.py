@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mouso.brokers import Broker, connect
-from mouso.brokers.sqlite import schema, store
+from mouso.brokers.sqlite import ground, schema
 from mouso.errors import BrokerUnavailable, ConfigError, SchemaError
 from mouso.job import Job
 from tests.unit.nobody import as_nobody, visible_folder
@@ -128,14 +128,14 @@ LOCAL = [
 def test_a_local_file_system_in_user_space(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, path: Path, kind: str
 ) -> None:
-    monkeypatch.setattr(store, "_file_system", lambda folder: kind)
+    monkeypatch.setattr(ground, "file_system", lambda folder: kind)
     broker.open()
     assert path.exists()
 
 
 @pytest.mark.parametrize("kind", NETWORK)
 def test_a_network_file_system(broker: Broker, monkeypatch: pytest.MonkeyPatch, path: Path, kind: str) -> None:
-    monkeypatch.setattr(store, "_file_system", lambda folder: kind)
+    monkeypatch.setattr(ground, "file_system", lambda folder: kind)
     assert f"lies on a network file system ({kind})" in refused(broker)
     assert not path.exists()
 

@@ -290,10 +290,10 @@ def _equip(
         ConfigError: There are not enough.
     """
     try:
+        stretch()  # before all others: who closes them one by one comes to it first
         board = Board(board_descriptor, 2 * slots)
         write_on_signal(board)
         child = Child(worker, sock, board, slots, grace)
-        stretch()
         for descriptor in [os.dup(sock.fileno()) for _ in range(_FOR_LOOP)]:
             os.close(descriptor)
         runner = asyncio.Runner(loop_factory=fine_loop)

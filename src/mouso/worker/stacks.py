@@ -81,8 +81,6 @@ def of_thread(thread: int) -> str:
 
 def of_task(task: asyncio.Task[Any], loop_thread: int, wakers: Wakers | None = None) -> str:
     """Where a coroutine is, and the tasks that it waits for, each after the one that does, the innermost call last."""
-    if getattr(task.get_coro(), "cr_running", False):
-        return of_thread(loop_thread)
     parts = [("", _of_coroutine(task, loop_thread))]
     with contextlib.suppress(Exception):  # what a job awaits may be of its own making
         waits = _waits_of(task, find_wakers(task.get_loop()) if wakers is None else wakers)

@@ -30,7 +30,8 @@ from mouso.brokers.base import (
 from mouso.brokers.ears import Woken
 from mouso.brokers.sqlite import joining, operating, producing, rows, upkeep, working
 from mouso.brokers.sqlite.bell import CALLERS, WORKERS, Bells, Listener, Poller
-from mouso.brokers.sqlite.store import Store, engine_notice
+from mouso.brokers.sqlite.ground import engine_notice
+from mouso.brokers.sqlite.store import Store
 from mouso.clock import SYSTEM, Clock
 from mouso.errors import CapabilityError
 from mouso.job import Job, Outcome, RunInfo

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 from mouso.brokers.base import Finding, Level, Retention
-from mouso.brokers.sqlite import faults, rows, schema, store
+from mouso.brokers.sqlite import faults, ground, rows, schema
 from mouso.brokers.sqlite.looking import READERS, WHOLE, WRITER, connect, holders, process, stopped
 from mouso.brokers.sqlite.place import examine_place, size
 from mouso.clock import SYSTEM, Clock
@@ -55,11 +55,11 @@ def _stamp(path: str) -> list[tuple[int, int] | None]:
 
 
 def _engine() -> Finding:
-    if sqlite3.sqlite_version_info < store._OLDEST_ENGINE:
-        oldest = ".".join(map(str, store._OLDEST_ENGINE[:2]))
+    if sqlite3.sqlite_version_info < ground.OLDEST_ENGINE:
+        oldest = ".".join(map(str, ground.OLDEST_ENGINE[:2]))
         what = f"SQLite {sqlite3.sqlite_version} is too old"
         return Finding(Level.ERROR, "engine", what, f"use a Python that is built with {oldest} or newer")
-    what, _, remedy = store.engine_notice().partition("; ")
+    what, _, remedy = ground.engine_notice().partition("; ")
     if what:
         return Finding(Level.WARNING, "engine", what, remedy)
     return Finding(Level.OK, "engine", f"SQLite {sqlite3.sqlite_version}")

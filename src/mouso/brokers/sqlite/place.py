@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mouso.brokers.base import Finding, Level
-from mouso.brokers.sqlite import faults, store
+from mouso.brokers.sqlite import faults, ground
 
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _LAYERS = {"overlay", "aufs", "fuse.fuse-overlayfs"}
@@ -91,8 +91,8 @@ def _missing(path: str) -> Finding:
 
 
 def _file_system(path: str) -> Finding:
-    kind = store._file_system(Path(path).parent)
-    if store.is_network(kind):
+    kind = ground.file_system(Path(path).parent)
+    if ground.is_network(kind):
         what = f"{path} lies on a network file system ({kind}), where SQLite loses data"
         return Finding(Level.ERROR, "place", what, "move it to a local disk")
     if faults.is_mounted_read_only(path):

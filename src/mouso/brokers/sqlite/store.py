@@ -14,7 +14,6 @@ import atexit
 import logging
 import os
 import random
-import re
 import sqlite3
 import threading
 import time
@@ -24,7 +23,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from mouso.brokers.sqlite import descriptors, faults, schema
+from mouso.brokers.sqlite import descriptors, faults, ground, schema
 from mouso.brokers.sqlite.rows import lenient
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
@@ -47,15 +46,6 @@ _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
-_NETWORK = re.compile(
-    "nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph(-fuse)?|lustre|beegfs|gpfs|orangefs|pvfs2|moosefs|davfs|gcsfuse"
-)
-_LOCAL_FUSE = re.compile(
-    r"fuse\.(bindfs|cryfs|encfs|exfat|exfat-fuse|ext[234]|fuse-overlayfs|fuse2fs|gocryptfs|lxcfs|mergerfs|mhddfs|ntfs|ntfs-3g"
-    r"|securefs|shfs|unionfs|unionfs-fuse|zfs|grpcfuse|osxfs|vmhgfs-fuse)"
-)
-"""The last three are shared with the host of a virtual machine; ``place`` warns of those."""
-_OLDEST_ENGINE = (3, 37, 0)
 _BROKEN = 70
 
 log = logging.getLogger("mouso.brokers.sqlite")
@@ -102,7 +92,7 @@ class Store:
             self._check_file()
             if self._writer is None:
                 deadline = SYSTEM.monotonic() + timeout
-                self._check_place()
+                ground.check(self.path, create=self._create)
                 others = descriptors.held(self.path)
                 with ExitStack() as opened:
                     writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
@@ -302,7 +292,7 @@ class Store:
 
     def migrate(self) -> tuple[int, int]:
         """Upgrades the tables and returns the version before and after."""
-        self._check_place()
+        ground.check(self.path, create=self._create)
         connection = self._connect()
         try:
             return self._prepare(connection, SYSTEM.monotonic() + 5.0, 5.0), schema.VERSION
@@ -323,30 +313,6 @@ class Store:
         """Whether ``connection``'s main database is this file."""
         name = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()[0]
         return bool(name) and os.path.exists(name) and os.path.samefile(name, self.path)
-
-    def _check_place(self) -> None:
-        path, folder = Path(self.path), Path(self.path).parent
-        if sqlite3.sqlite_version_info < _OLDEST_ENGINE:
-            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; Mouso needs 3.37 or newer")
-        if not self._create and not path.exists():
-            raise ConfigError(
-                f"{path} is not there: it was deleted or moved, and a worker's process makes no new one; put it back"
-            )
-        if not folder.is_dir():
-            raise ConfigError(f"the folder {folder} does not exist; create it or choose another file for the jobs")
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder; name a file for the jobs")
-        kind = _file_system(folder)
-        if is_network(kind):
-            raise ConfigError(
-                f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"
-            )
-        if faults.is_mounted_read_only(self.path):
-            raise ConfigError(faults.read_only(self.path))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"no permission to write into {folder}, which SQLite needs beside {path.name}")
-        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-            raise ConfigError(f"no permission to write {path}")
 
     def _connect(self, timeout: float = 5.0, *, create: bool = True) -> sqlite3.Connection:
         place = self.path if create else f"{Path(self.path).as_uri()}?mode=rw"  # it may be moved away at any moment
@@ -568,35 +534,3 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         with suppress(*faults.FAILURES):
             connection.execute("ROLLBACK")
-
-
-def _file_system(folder: Path) -> str:
-    """The type of file system that ``folder`` lies on, or ``""`` where it cannot be told."""
-    best, kind = "", ""
-    try:
-        real = str(folder.resolve())
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-            fields, _, rest = line.partition(" - ")
-            point = fields.split()[4].replace("\\040", " ")
-            inside = real == point or real.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, kind = point, rest.split()[0]
-    except (OSError, IndexError):
-        return ""
-    return kind
-
-
-def is_network(kind: str) -> bool:
-    """Whether a type of file system is one of a network, as most in user space are."""
-    return bool(_NETWORK.fullmatch(kind) or (kind.startswith("fuse.") and not _LOCAL_FUSE.fullmatch(kind)))
-
-
-def engine_notice() -> str:
-    """A sentence about this SQLite engine if it has the WAL-reset bug, else an empty text."""
-    version = sqlite3.sqlite_version_info
-    if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
-        return ""
-    return (
-        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (sqlite.org/wal.html, 11.1); Mouso's guarded "
-        "checkpoints contain it, an engine of 3.51.3 or newer removes it"
-    )

@@ -1,0 +1,87 @@
+"""What a store stands on: the engine, and a place where SQLite can keep a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from pathlib import Path
+
+from mouso.brokers.sqlite import faults
+from mouso.errors import ConfigError
+
+OLDEST_ENGINE = (3, 37, 0)
+_NETWORK = re.compile(
+    "nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph(-fuse)?|lustre|beegfs|gpfs|orangefs|pvfs2|moosefs|davfs|gcsfuse"
+)
+_LOCAL_FUSE = re.compile(
+    r"fuse\.(bindfs|cryfs|encfs|exfat|exfat-fuse|ext[234]|fuse-overlayfs|fuse2fs|gocryptfs|lxcfs|mergerfs|mhddfs|ntfs|ntfs-3g"
+    r"|securefs|shfs|unionfs|unionfs-fuse|zfs|grpcfuse|osxfs|vmhgfs-fuse)"
+)
+"""The last three are shared with the host of a virtual machine; ``place`` warns of those."""
+
+
+def check(store: str, *, create: bool) -> None:
+    """Sees that SQLite can work there.
+
+    Args:
+        store: The file.
+        create: Whether it may be missing.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    path, folder = Path(store), Path(store).parent
+    if sqlite3.sqlite_version_info < OLDEST_ENGINE:
+        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; Mouso needs 3.37 or newer")
+    if not create and not path.exists():
+        raise ConfigError(
+            f"{path} is not there: it was deleted or moved, and a worker's process makes no new one; put it back"
+        )
+    if not folder.is_dir():
+        raise ConfigError(f"the folder {folder} does not exist; create it or choose another file for the jobs")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file for the jobs")
+    kind = file_system(folder)
+    if is_network(kind):
+        raise ConfigError(
+            f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"
+        )
+    if faults.is_mounted_read_only(store):
+        raise ConfigError(faults.read_only(store))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"no permission to write into {folder}, which SQLite needs beside {path.name}")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError(f"no permission to write {path}")
+
+
+def file_system(folder: Path) -> str:
+    """The type of file system that ``folder`` lies on, or ``""`` where it cannot be told."""
+    best, kind = "", ""
+    try:
+        real = str(folder.resolve())
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            fields, _, rest = line.partition(" - ")
+            point = fields.split()[4].replace("\\040", " ")
+            inside = real == point or real.startswith(point.rstrip("/") + "/")
+            if inside and len(point) >= len(best):
+                best, kind = point, rest.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
+
+
+def is_network(kind: str) -> bool:
+    """Whether a type of file system is one of a network, as most in user space are."""
+    return bool(_NETWORK.fullmatch(kind) or (kind.startswith("fuse.") and not _LOCAL_FUSE.fullmatch(kind)))
+
+
+def engine_notice() -> str:
+    """A sentence about this SQLite engine if it has the WAL-reset bug, else an empty text."""
+    version = sqlite3.sqlite_version_info
+    if version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45):
+        return ""
+    return (
+        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (sqlite.org/wal.html, 11.1); Mouso's guarded "
+        "checkpoints contain it, an engine of 3.51.3 or newer removes it"
+    )
