@@ -188,6 +188,20 @@ def test_replaced_by_another_file(arena: Arena) -> None:
     assert stored >= {id_ for id_ in arena.load.accepted if "." not in id_}, "and nothing of the old one is lost"
 
 
+@pytest.mark.parametrize("ends", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
+def test_what_lies_beside_it_is_deleted(arena: Arena, ends: list[str]) -> None:
+    """Who has the old log or index in use saves it and goes over to the new one; who comes later waits for that."""
+    arena.begin(mean=0.03, troubled=True)
+    for round_ in range(1, 7):
+        arena.going(150 * round_)
+        for end in ends:
+            Path(f"{arena.store}{end}").unlink(missing_ok=True)  # who renews it may be about to
+        still = arena.start(*arena.options) if round_ == 3 else None
+        if still is not None:
+            arena.wait_ready(still, 2)
+    arena.finish()
+
+
 # -- what is done to the store and to supervisors
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import suppress
+from typing import Literal
 
 Held = tuple[tuple[int, tuple[int, ...]], ...]
-"""Descriptors, each with the inode and device of its file."""
+"""Descriptors, each with the inode, the device and the number of names of its file."""
 
 _HERE = "/proc/self/fd"
 
@@ -26,27 +27,37 @@ def held(path: str, but: Held = ()) -> Held:
     found: list[tuple[int, tuple[int, ...]]] = []
     for end in ("", "-wal", "-shm"):
         with suppress(OSError):
-            identity = os.stat(path + end)[1:3]
-            numbers = [n for n in _open() if _leads_to(n, identity) and (end == "-shm" or n not in others)]
+            file = os.stat(path + end)[1:4]
+            numbers = [n for n in _open() if _leads_to(n, file) and (end == "-shm" or n not in others)]
             if end == "-shm" or len(numbers) == 1:
-                found += [(number, identity) for number in numbers]
+                found += [(number, file) for number in numbers]
     return tuple(found)
 
 
 def are_own(descriptors: Held) -> bool:
     """Whether all of them still lead to the files that they led to."""
-    return all(_leads_to(number, identity) for number, identity in descriptors)
+    return all(_leads_to(number, file) for number, file in descriptors)
 
 
-def lacks_index(path: str) -> bool:
-    """Whether this process has opened the log's index and closed it, as a fork may that becomes a daemon: SQLite, which
-    takes it for open, would take its locks on whatever has the number now. False where the system does not tell.
+def is_any_deleted(descriptors: Held) -> bool:
+    """Whether one of their files has no name any more. They are open."""
+    return any(os.fstat(number).st_nlink == 0 for number, _ in descriptors)
+
+
+def index_state(path: str) -> Literal["open", "deleted", "closed", "unknown"]:
+    """What has become of the log's index, of which SQLite takes for granted that this process has it open.
+
+    Returns:
+        ``"deleted"``: what it has open has no name any more, so others use another one; ``"closed"``: another part of
+        the process has closed it, or the process is a fork that has; ``"unknown"``: the system does not tell.
     """
-    try:
-        identity = os.stat(path + "-shm")[1:3]
-        return not any(_leads_to(number, identity) for number in _open())
-    except OSError:
-        return False
+    with suppress(OSError):
+        numbers = _open()
+        index = os.stat(path + "-shm")[1:4] if os.path.exists(path + "-shm") else None
+        if index is not None and any(_leads_to(number, index) for number in numbers):
+            return "open"
+        return "deleted" if any(_path(number) == f"{path}-shm (deleted)" for number in numbers) else "closed"
+    return "unknown"
 
 
 def abandon(connection: sqlite3.Connection) -> None:
@@ -63,8 +74,15 @@ def _open() -> list[int]:
     return [int(name) for name in os.listdir(_HERE)]
 
 
-def _leads_to(descriptor: int, identity: tuple[int, ...]) -> bool:
+def _path(descriptor: int) -> str:
     try:
-        return os.fstat(descriptor)[1:3] == identity
+        return os.readlink(f"{_HERE}/{descriptor}")
+    except OSError:
+        return ""
+
+
+def _leads_to(descriptor: int, file: tuple[int, ...]) -> bool:
+    try:
+        return os.fstat(descriptor)[1:3] == file[:2]
     except OSError:
         return False

@@ -10,7 +10,8 @@ from contextlib import closing, suppress
 
 from mouso.brokers.base import Finding, Level, Retention
 from mouso.brokers.sqlite import faults, ground, rows, schema
-from mouso.brokers.sqlite.looking import READERS, WHOLE, WRITER, connect, holders, process, stopped
+from mouso.brokers.sqlite.locks import READERS, WHOLE, WRITER, holders
+from mouso.brokers.sqlite.looking import connect, process, stopped
 from mouso.brokers.sqlite.place import examine_place, size
 from mouso.clock import SYSTEM, Clock
 

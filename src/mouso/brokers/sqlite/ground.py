@@ -11,6 +11,8 @@ from mouso.brokers.sqlite import faults
 from mouso.errors import ConfigError
 
 OLDEST_ENGINE = (3, 37, 0)
+_VERSIONS = 18
+"""Where the versions of the format stand that who writes and who reads must know; 2 is that of files with a log."""
 _NETWORK = re.compile(
     "nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph(-fuse)?|lustre|beegfs|gpfs|orangefs|pvfs2|moosefs|davfs|gcsfuse"
 )
@@ -53,6 +55,18 @@ def check(store: str, *, create: bool) -> None:
         raise ConfigError(f"no permission to write into {folder}, which SQLite needs beside {path.name}")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise ConfigError(f"no permission to write {path}")
+
+
+def has_log(store: str) -> bool:
+    """Whether the file is one of those that have a log (sqlite.org/fileformat2.html, 1.3.3).
+
+    To be asked where this process has it not open: closing a descriptor drops the process's locks.
+    """
+    try:
+        with open(store, "rb") as file:
+            return file.read(_VERSIONS + 2)[_VERSIONS:] == b"\x02\x02"
+    except OSError:
+        return False
 
 
 def file_system(folder: Path) -> str:

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from mouso.brokers.sqlite import faults, store
+from mouso.brokers.sqlite.locks import WHOLE, holders
 from mouso.brokers.sqlite.rows import lenient
 from mouso.errors import ConfigError
 
-WRITER, READERS, WHOLE = (120, 120), (123, 127), (0, 1 << 63)
-"""Bytes of the index that SQLite locks: for the one writer, and for readers of the log (sqlite.org/walformat.html)."""
 _BUSY = 2.0
 _BESIDE = ("-wal", "-shm", "-journal")
 
@@ -78,27 +77,6 @@ def _open(path: str, how: str, timeout: float) -> sqlite3.Connection:
 def unused(path: str) -> bool:
     """Whether nobody has the file open, and nobody left a log behind."""
     return not any(os.path.exists(path + end) for end in _BESIDE) and not holders(path, WHOLE)
-
-
-def holders(path: str, span: tuple[int, int]) -> set[int]:
-    """Ids of the processes that hold a lock on these bytes of a file, as far as the kernel tells.
-
-    The file is not opened: closing it again would drop the locks that SQLite holds in this process.
-    """
-    try:
-        found = os.stat(path)
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return set()
-    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    pids = set()
-    for line in lines:
-        fields = line.split()
-        if len(fields) == 8 and fields[5] == inode:
-            last = 1 << 63 if fields[7] == "EOF" else int(fields[7])
-            if int(fields[6]) <= span[1] and last >= span[0]:
-                pids.add(int(fields[4]))
-    return pids - {os.getpid()}
 
 
 def process(pid: int) -> str:

@@ -23,7 +23,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from mouso.brokers.sqlite import descriptors, faults, ground, schema
+from mouso.brokers.sqlite import descriptors, faults, ground, locks, schema
 from mouso.brokers.sqlite.rows import lenient
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
@@ -44,9 +44,18 @@ _LOG_NUMBER = 12
 """Where the checkpoint sequence number stands in the log (https://www.sqlite.org/fileformat2.html, 4.1)."""
 _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
+_LOG_PAUSE = 0.01
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
 _BROKEN = 70
+_LOST_DESCRIPTORS = (
+    "this process has closed file descriptors that SQLite was using, as os.closerange() does; nothing was stored,"
+    " restart it and let it close only what it has opened"
+)
+_DELETED_INDEX = (
+    "the index of its log (-shm) was deleted while it was in use; nothing was stored, try again, and first close what"
+    " this process may have opened the file with besides"
+)
 
 log = logging.getLogger("mouso.brokers.sqlite")
 
@@ -88,28 +97,37 @@ class Store:
         if self._writer is not None and descriptors.are_own(self._reads_with) and _identity(self.path) == self._file:
             return
         with self._writing:
-            self._check_descriptors()
-            self._check_file()
-            if self._writer is None:
-                deadline = SYSTEM.monotonic() + timeout
-                ground.check(self.path, create=self._create)
-                others = descriptors.held(self.path)
-                with ExitStack() as opened:
-                    writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
-                    self._prepare(writer, deadline, timeout)
-                    writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
-                    writes_with = descriptors.held(self.path, others)
-                    if descriptors.lacks_index(self.path):
-                        opened.pop_all()
-                        descriptors.abandon(writer)
-                        self._give_up()
-                    reader = opened.enter_context(closing(self._connect(create=False)))
-                    self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
-                    opened.pop_all()
-                self._writes_with, self._writer, self._reader = writes_with, writer, reader
-                self._reads_with = descriptors.held(self.path, (*others, *writes_with))
-                self._changes = writer.total_changes
-                self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
+            self._open(timeout)
+
+    def _open(self, timeout: float, *, saved: bool = False) -> None:
+        self._check_descriptors()
+        self._check_file()
+        if self._writer is not None:
+            return
+        deadline = SYSTEM.monotonic() + timeout
+        ground.check(self.path, create=self._create)
+        others = descriptors.held(self.path)
+        if not (saved or others):
+            self._await_log(deadline)
+        with ExitStack() as opened:
+            writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
+            self._prepare(writer, deadline, timeout)
+            writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
+            writes_with = descriptors.held(self.path, others)
+            index = descriptors.index_state(self.path)
+            if index == "deleted":
+                raise BrokerUnavailable(f"{self.path}: {_DELETED_INDEX}")
+            if index == "closed":
+                opened.pop_all()
+                descriptors.abandon(writer)
+                self._give_up()
+            reader = opened.enter_context(closing(self._connect(create=False)))
+            self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
+            opened.pop_all()
+        self._writes_with, self._writer, self._reader = writes_with, writer, reader
+        self._reads_with = descriptors.held(self.path, (*others, *writes_with))
+        self._changes = writer.total_changes
+        self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
 
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
@@ -128,13 +146,22 @@ class Store:
     def _let_go(self) -> None:
         if not self._holds_its_own():
             _ruined.add(self.path)
-        for connection in (self._reader, self._writer):
-            if connection is not None and self.path in _ruined:
+        if self.path in _ruined:
+            for connection in filter(None, (self._reader, self._writer)):
                 descriptors.abandon(connection)
-            elif connection is not None:
-                connection.close()
+        elif self._writer is not None and descriptors.is_any_deleted(self._writes_with):
+            with suppress(sqlite3.Error, BrokerError, OSError):
+                self._move_lost_log(self._writer)
+            with locks.occupied(self.path):  # others may have another log, or another index, by now
+                self._close_both()
+        else:
+            self._close_both()
         self._writer = self._reader = None
         self._writes_with = self._reads_with = ()
+
+    def _close_both(self) -> None:
+        for connection in filter(None, (self._reader, self._writer)):
+            connection.close()
 
     def _holds_its_own(self) -> bool:
         return descriptors.are_own(self._writes_with) and descriptors.are_own(self._reads_with)
@@ -144,13 +171,10 @@ class Store:
             self._give_up()
 
     def _give_up(self) -> NoReturn:
-        """This process has closed what SQLite uses: what SQLite believes of its locks cannot be mended."""
+        """This process has lost what SQLite uses: what SQLite believes of its locks cannot be mended."""
         _ruined.add(self.path)
         self._disconnect()
-        text = (
-            f"{self.path}: this process has closed file descriptors that SQLite was using, as os.closerange() does;"
-            " nothing was stored, restart it and let it close only what it has opened"
-        )
+        text = f"{self.path}: {_LOST_DESCRIPTORS}"
         if not self._create:
             log.critical("%s; child %d ends", text, os.getpid())
             os._exit(_BROKEN)
@@ -176,42 +200,73 @@ class Store:
             f"{self.path} was replaced by another file while it was open; nothing was stored, restart this program"
         )
 
-    def _save_log(self) -> None:
+    def _save_log(self, timeout: float) -> None:
         """Somebody has deleted the log, in which lies what was not moved into the file yet: that is done now.
 
         All processes that had it open share it still, so the first to notice saves what any of them has stored. It also
         empties it, so that the others cannot take it for the new one. Then all is opened anew. If there is a new log
         already, somebody else was the first.
         """
-        log, writer = self.path + "-wal", self._writer
-        if writer is None or self._log_file is None or (found := _identity(log)) == self._log_file:
+        log, deadline = self.path + "-wal", SYSTEM.monotonic() + timeout
+        if self._writer is None or self._log_file is None or _identity(log) == self._log_file:
             return
         try:
-            if found is None or os.stat(log).st_size == 0:
-                busy, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                if busy or frames != moved:
-                    raise BrokerUnavailable(f"{log} was deleted while it was in use; it is being saved, try again")
+            while not self._move_lost_log(self._writer):
+                if SYSTEM.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"{log} was deleted while it was in use, and saving what it held takes longer than"
+                        f" {timeout:.3g} s; nothing was stored, try again"
+                    )
+                time.sleep(_LOG_PAUSE)
         except sqlite3.Error as error:
             raise ConfigError(
                 f"{log} was deleted while it was in use, and what it held cannot be saved ({error}); stop all programs"
                 " that use it"
             ) from error
         self._disconnect()
-        self._log_file = None
-        raise BrokerUnavailable(
-            f"{log} was deleted while it was in use; what it held is saved. Nothing was stored now, try again"
-        )
+        self._open(timeout, saved=True)
 
-    def _reopen(self) -> None:
-        """Lets a process that only reads go on with the new log, too."""
-        with self._writing:
-            self._check_file()
-            try:
-                self._save_log()
-            except BrokerUnavailable:
-                if self._writer is not None:  # it is not saved yet
-                    raise
-        self.open()
+    def _move_lost_log(self, writer: sqlite3.Connection) -> bool:
+        """Whether all of a log that was deleted is in the file now, or somebody has moved it before."""
+        log = self.path + "-wal"
+        if (found := _identity(log)) is not None and (found == self._log_file or os.stat(log).st_size):
+            return True
+        busy, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy and frames == moved
+
+    def _renew_index(self, timeout: float) -> None:
+        """Somebody has deleted the log's index. Who opens the store from now on makes another one, and who has the old
+        one neither sees what they write nor is seen: so when those who write with the old one have ended, all is opened
+        anew before anything is read or written.
+        """
+        if self._writer is not None and descriptors.is_any_deleted(self._writes_with):
+            self._begin(self._writer, SYSTEM.monotonic() + timeout, timeout)
+            _roll_back(self._writer)
+            self._disconnect()
+            self._open(timeout)
+
+    def _await_log(self, deadline: float) -> None:
+        """Lets those who have the file open save what was in a log that somebody has deleted: who makes a new one takes
+        that away from all others.
+        """
+        log = self.path + "-wal"
+        while not os.path.exists(log) and ground.has_log(self.path) and locks.holders(self.path, locks.USERS):
+            if SYSTEM.monotonic() > deadline:
+                raise BrokerUnavailable(
+                    f"{log} was deleted while other programs used it, and they have not saved it yet; nothing was"
+                    " stored, try again, or restart those programs"
+                )
+            time.sleep(_LOG_PAUSE)
+
+    def _mend(self, timeout: float) -> sqlite3.Connection:
+        """Something is not what it was: finds out what, and returns what to write with."""
+        self._check_descriptors()
+        self._check_file()
+        self._save_log(timeout)
+        self._renew_index(timeout)
+        if self._writer is None:
+            raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
+        return self._writer
 
     @contextmanager
     def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
@@ -234,22 +289,22 @@ class Store:
                 same = (
                     os.stat(self.path)[1:3] == self._file
                     and os.stat(self.path + "-wal")[1:3] == self._log_file
-                    and all(os.fstat(number)[1:3] == file for number, file in self._writes_with)
+                    and all(os.fstat(number)[1:4] == file for number, file in self._writes_with)
                 )
             except OSError:
                 same = False
-            if not same:
-                self._check_descriptors()
-                self._check_file()
-                self._save_log()
-            connection = self._writer
+            connection = self._writer if same else None
             if connection is None:
-                raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
+                connection = self._mend(timeout)
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except faults.FAILURES:
                 _roll_back(connection)  # if memory was too short for that before
                 self._begin(connection, deadline, timeout)
+                if descriptors.is_any_deleted(self._writes_with):  # while it waited
+                    _roll_back(connection)
+                    connection = self._mend(timeout)
+                    self._begin(connection, deadline, timeout)
             try:
                 yield connection
             except faults.FAILURES as error:
@@ -277,8 +332,11 @@ class Store:
     def read(self) -> Iterator[sqlite3.Connection]:
         """A read transaction: all statements of the block see one state of the file."""
         self.open()
-        if self._log_file is not None and _identity(self.path + "-wal") != self._log_file:
-            self._reopen()
+        if self._log_file is not None and (
+            _identity(self.path + "-wal") != self._log_file or descriptors.is_any_deleted(self._writes_with)
+        ):
+            with self._writing:
+                self._mend(5.0)
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
