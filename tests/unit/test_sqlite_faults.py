@@ -265,7 +265,8 @@ for count in range(3):  # none left, one left, two left
     except Exception as error:
         print(type(error).__name__, error)
     os.close(held.pop())
-os.close(held.pop())
+for _ in range(4):
+    os.close(held.pop())
 print(new.enqueue([Job(id="n", task="t")])[0].created)
 new.close()
 while len(held) < 50:

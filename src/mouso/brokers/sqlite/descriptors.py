@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Set
 from contextlib import suppress
 from typing import Literal
 
@@ -17,21 +18,46 @@ Held = tuple[tuple[int, tuple[int, ...]], ...]
 """Descriptors, each with the inode, the device and the number of names of its file."""
 
 _HERE = "/proc/self/fd"
+_NAMES = ("", "-wal", "-shm")
+_FRAMES = 16
+"""Where the number of valid frames stands in the index of a log."""
 
 
-def held(path: str, but: Held = ()) -> Held:
+def leading_to(path: str) -> set[int]:
+    """All of this process that lead to a store's file, its log or the log's index."""
+    found: set[int] = set()
+    for end in _NAMES:
+        with suppress(OSError):
+            file = os.stat(path + end)[1:4]
+            found |= {number for number in _open() if _leads_to(number, file)}
+    return found
+
+
+def of_the_same_file(descriptor: int) -> set[int]:
+    """All of this process that lead where this one does; at least this one."""
+    try:
+        return {number for number in _open() if _leads_to(number, os.fstat(descriptor)[1:4])}
+    except OSError:
+        return {descriptor}
+
+
+def held(path: str, others: Set[int]) -> Held:
     """What this process holds of a store's file and log, but for what others hold, and of the log's index, which all
     connections of a process share. Empty where the system does not tell, and without what cannot be told apart.
     """
-    others = {descriptor for descriptor, _ in but}
     found: list[tuple[int, tuple[int, ...]]] = []
-    for end in ("", "-wal", "-shm"):
+    for end in _NAMES:
         with suppress(OSError):
             file = os.stat(path + end)[1:4]
             numbers = [n for n in _open() if _leads_to(n, file) and (end == "-shm" or n not in others)]
             if end == "-shm" or len(numbers) == 1:
                 found += [(number, file) for number in numbers]
     return tuple(found)
+
+
+def one(number: int) -> tuple[int, tuple[int, ...]]:
+    """A descriptor of ours."""
+    return number, os.fstat(number)[1:4]
 
 
 def are_own(descriptors: Held) -> bool:
@@ -56,8 +82,25 @@ def index_state(path: str) -> Literal["open", "deleted", "closed", "unknown"]:
         index = os.stat(path + "-shm")[1:4] if os.path.exists(path + "-shm") else None
         if index is not None and any(_leads_to(number, index) for number in numbers):
             return "open"
-        return "deleted" if any(_path(number) == f"{path}-shm (deleted)" for number in numbers) else "closed"
+        if any(_path(number) == f"{path}-shm (deleted)" for number in numbers):
+            return "deleted"
+        return "unknown" if index is None else "closed"
     return "unknown"
+
+
+def log_fits(path: str, descriptors: Held) -> bool:
+    """Whether the log can be the one that its index is about: one that is empty is new (sqlite.org/walformat.html)."""
+    with suppress(OSError):
+        if os.stat(path + "-wal").st_size == 0:
+            index = os.stat(path + "-shm")[1:3]
+            frames = [os.pread(number, 4, _FRAMES) for number, file in descriptors if file[:2] == index]
+            return not any(map(any, frames))
+    return True
+
+
+def as_they_are(descriptors: Held) -> Held:
+    """The same ones with the number of names that they have by now."""
+    return tuple(one(number) for number, _ in descriptors)
 
 
 def abandon(connection: sqlite3.Connection) -> None:

@@ -23,8 +23,8 @@ _NO_STORE = ("unsupported file format", "no such table", "no such column")
 _SCARCE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _LEAST_BYTES = 64 << 10
 """Below this a disk is full: the index of the log grows by 32 KiB at a time."""
-_DESCRIPTORS = 4
-"""What opening a store takes: the file, its log, the log's index, and the folder for a moment."""
+_DESCRIPTORS = 7
+"""What opening a store takes: the file thrice, its log twice, the log's index, and the folder for a moment."""
 
 
 def translate(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | ConfigError:
@@ -56,6 +56,11 @@ def translate(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | Co
             " file of this name"
         )
     return BrokerUnavailable(f"{path}: {error}; nothing was stored, try again")
+
+
+def cannot_open(error: OSError, path: str) -> BrokerUnavailable:
+    """The system does not let us open the file."""
+    return BrokerUnavailable(f"{path}: {_shortage(path) or f'{error.strerror}; nothing was stored, try again'}")
 
 
 def commit_failed(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | ConfigError:

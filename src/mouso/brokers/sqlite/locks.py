@@ -7,16 +7,48 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    _HERE = False
+else:
+    _HERE = hasattr(fcntl, "F_OFD_SETLK")
 
 WRITER, READERS = (120, 120), (123, 127)
 """Bytes of the index: of the one writer, and of readers of the log."""
 USERS = (0x40000002, 0x40000002 + 509)
 """Bytes of the database file, of which each process that has it open holds a lock."""
 WHOLE = (0, 1 << 63)
+_GATE = USERS[1] + 1024
+"""A byte of the database file that SQLite neither uses nor locks."""
+
+
+def _lock(kind: int, first: int, last: int) -> bytes:
+    """A ``struct flock``."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, last - first + 1, 0)
+
+
+def _open_gate(descriptor: int, command: int, lock: bytes, /) -> object:
+    """Where there are no such locks."""
+    return None
+
+
+pass_gate: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
+SET, ENTER, LEAVE = (
+    (fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _GATE, _GATE), _lock(fcntl.F_UNLCK, _GATE, _GATE))
+    if _HERE
+    else (0, b"", b"")
+)
+"""For ``pass_gate(descriptor, SET, ENTER)``, which raises BlockingIOError if another one has entered, and LEAVE.
+
+Mouso's writers pass this gate one at a time. SQLite's own lock is dropped when a process closes *any* descriptor of the
+file that it lies on, as a job does that copies the store's files while another one writes; this one belongs to the
+descriptor that it was taken with.
+"""
 
 
 def holders(path: str, span: tuple[int, int]) -> set[int]:
@@ -47,20 +79,14 @@ def occupied(path: str) -> Iterator[None]:
     Who closes a file that nobody else uses moves its log into it by the index that it knows, and deletes the log. To be
     used where no other connection of this process has the file open: closing a descriptor drops the process's locks.
     """
-    if sys.platform != "linux":
-        yield
-        return
-    import fcntl
-
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # then it is another one than the process has open, or none
         yield
         return
-    first, last = USERS
-    lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, first, last - first + 1, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+        if _HERE:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK, *USERS))
         yield
     finally:
         os.close(descriptor)

@@ -45,6 +45,7 @@ _LOG_NUMBER = 12
 _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
+_BEGIN_PAUSE = 0.002
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
 _BROKEN = 70
@@ -56,6 +57,7 @@ _DELETED_INDEX = (
     "the index of its log (-shm) was deleted while it was in use; nothing was stored, try again, and first close what"
     " this process may have opened the file with besides"
 )
+_DELETED_LOG = "its log (-wal) was deleted while it was in use, and is being saved; nothing was stored, try again"
 
 log = logging.getLogger("mouso.brokers.sqlite")
 
@@ -87,6 +89,7 @@ class Store:
         self._reader: sqlite3.Connection | None = None
         self._file: tuple[int, ...] | None = None
         self._log_file: tuple[int, ...] | None = None
+        self._gate = -1
         self._writes_with: descriptors.Held = ()
         self._reads_with: descriptors.Held = ()
         self._next_checkpoint = 0.0
@@ -106,9 +109,11 @@ class Store:
             return
         deadline = SYSTEM.monotonic() + timeout
         ground.check(self.path, create=self._create)
-        others = descriptors.held(self.path)
-        if not (saved or others):
-            self._await_log(deadline)
+        if self._gate < 0:
+            if not (saved or descriptors.leading_to(self.path)):
+                self._await_log(deadline)
+            self._gate = self._open_gate()
+        others = descriptors.leading_to(self.path)
         with ExitStack() as opened:
             writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
             self._prepare(writer, deadline, timeout)
@@ -121,11 +126,14 @@ class Store:
                 opened.pop_all()
                 descriptors.abandon(writer)
                 self._give_up()
+            if not descriptors.log_fits(self.path, writes_with):
+                raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
             reader = opened.enter_context(closing(self._connect(create=False)))
             self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
             opened.pop_all()
-        self._writes_with, self._writer, self._reader = writes_with, writer, reader
-        self._reads_with = descriptors.held(self.path, (*others, *writes_with))
+        self._writes_with = (*writes_with, descriptors.one(self._gate))
+        self._writer, self._reader = writer, reader
+        self._reads_with = descriptors.held(self.path, others | {number for number, _ in writes_with})
         self._changes = writer.total_changes
         self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
 
@@ -133,11 +141,30 @@ class Store:
         """Closes both connections; the next use opens them again."""
         with self._writing:
             self._disconnect()
+            self._close_gate()
             self._file = self._log_file = None
 
     def __del__(self) -> None:
         if hasattr(self, "_reads_with"):
             self._let_go()  # or Python warns of what nobody needs to close by hand
+            self._close_gate()
+
+    def _open_gate(self) -> int:
+        """See ``locks``. It is closed after all connections: to close it drops the locks that SQLite has."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if self._create else 0), 0o644)
+        except OSError as error:
+            raise faults.cannot_open(error, self.path) from error
+
+    def _close_gate(self) -> None:
+        gate, self._gate = self._gate, -1
+        if gate < 0 or self.path in _ruined:
+            return
+        left = _left_gates.setdefault(descriptors.one(gate)[1][:2], set())
+        left.add(gate)
+        if left >= descriptors.of_the_same_file(gate):  # else other connections of this process are still in use
+            while left:
+                os.close(left.pop())
 
     def _disconnect(self) -> None:
         with self._reading:
@@ -191,6 +218,7 @@ class Store:
         if self._file is None or (found := _identity(self.path)) == self._file:
             return
         self._disconnect()
+        self._close_gate()
         if found is None:
             raise ConfigError(
                 f"{self.path} was deleted or moved while it was open; nothing was stored, put it back or restart this"
@@ -236,12 +264,9 @@ class Store:
 
     def _renew_index(self, timeout: float) -> None:
         """Somebody has deleted the log's index. Who opens the store from now on makes another one, and who has the old
-        one neither sees what they write nor is seen: so when those who write with the old one have ended, all is opened
-        anew before anything is read or written.
+        one neither sees what they write nor is seen: so all is opened anew before anything is read or written.
         """
         if self._writer is not None and descriptors.is_any_deleted(self._writes_with):
-            self._begin(self._writer, SYSTEM.monotonic() + timeout, timeout)
-            _roll_back(self._writer)
             self._disconnect()
             self._open(timeout)
 
@@ -259,14 +284,54 @@ class Store:
             time.sleep(_LOG_PAUSE)
 
     def _mend(self, timeout: float) -> sqlite3.Connection:
-        """Something is not what it was: finds out what, and returns what to write with."""
+        """Who has passed the gate sees whether all is what it was, and returns what to write with."""
         self._check_descriptors()
         self._check_file()
         self._save_log(timeout)
         self._renew_index(timeout)
         if self._writer is None:
             raise BrokerUnavailable(f"{self.path} was closed meanwhile; nothing was stored, try again")
+        self._writes_with = descriptors.as_they_are(self._writes_with)
         return self._writer
+
+    def _begin_with_care(self, deadline: float, timeout: float) -> sqlite3.Connection:
+        """Begins a transaction where others write as well, or something is not what it was.
+
+        SQLite's own busy handler sleeps 1 ms and more; many writers want less than that. But the longer it takes, the
+        more of them there may be, and hundreds that tried every 5 ms would leave no CPU to the one that has the lock:
+        so the pauses grow to a tenth of the wait.
+        """
+        began, pause = SYSTEM.monotonic(), _PAUSE
+        while True:
+            if self._enter():
+                connection = self._mend(timeout)
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return connection
+                except faults.FAILURES as error:
+                    _roll_back(connection)
+                    if not faults.is_busy(error):
+                        raise self.translate(error) from error
+                self._leave()
+            now = SYSTEM.monotonic()
+            if now >= deadline:
+                raise self._locked(timeout)
+            time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
+            pause = min(pause * 1.5, max(0.005, (now - began) / 10))
+
+    def _enter(self) -> bool:
+        """Whether this one has passed the gate."""
+        try:
+            locks.pass_gate(self._gate, locks.SET, locks.ENTER)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # it is not there any more: whoever mends will see why
+            pass
+        return True
+
+    def _leave(self) -> None:
+        with suppress(OSError, ValueError):
+            locks.pass_gate(self._gate, locks.SET, locks.LEAVE)
 
     @contextmanager
     def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
@@ -284,27 +349,23 @@ class Store:
                 f"{self.path} was busy in this process for {timeout:.3g} s; nothing was stored, try again"
             )
         try:
+            connection = self._writer
+            begun = False
             try:
-                # 5 µs of the 180 that an enqueue takes.
-                same = (
-                    os.stat(self.path)[1:3] == self._file
+                # The gate takes 3 µs of the 180 that an enqueue takes, and to see that all is what it was, 5.
+                locks.pass_gate(self._gate, locks.SET, locks.ENTER)
+                if (
+                    connection is not None
+                    and os.stat(self.path)[1:3] == self._file
                     and os.stat(self.path + "-wal")[1:3] == self._log_file
                     and all(os.fstat(number)[1:4] == file for number, file in self._writes_with)
-                )
-            except OSError:
-                same = False
-            connection = self._writer if same else None
-            if connection is None:
-                connection = self._mend(timeout)
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except faults.FAILURES:
-                _roll_back(connection)  # if memory was too short for that before
-                self._begin(connection, deadline, timeout)
-                if descriptors.is_any_deleted(self._writes_with):  # while it waited
-                    _roll_back(connection)
-                    connection = self._mend(timeout)
-                    self._begin(connection, deadline, timeout)
+                ):
+                    connection.execute("BEGIN IMMEDIATE")
+                    begun = True
+            except (OSError, ValueError, *faults.FAILURES):
+                pass
+            if not begun or connection is None:
+                connection = self._begin_with_care(deadline, timeout)
             try:
                 yield connection
             except faults.FAILURES as error:
@@ -326,7 +387,12 @@ class Store:
             if self._written >= self._look_at:
                 self._checkpoint_if_due()
         finally:
-            self._writing.release()
+            try:
+                locks.pass_gate(self._gate, locks.SET, locks.LEAVE)
+            except (OSError, ValueError):  # lost meanwhile, which whoever writes next will find
+                pass
+            finally:
+                self._writing.release()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -336,7 +402,11 @@ class Store:
             _identity(self.path + "-wal") != self._log_file or descriptors.is_any_deleted(self._writes_with)
         ):
             with self._writing:
-                self._mend(5.0)
+                try:
+                    self._enter()  # or goes on without: it can only be another one that mends
+                    self._mend(5.0)
+                finally:
+                    self._leave()
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
@@ -429,13 +499,7 @@ class Store:
                 raise self._locked(timeout)
 
     def _begin(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
-        """Takes the write lock. SQLite's own busy handler sleeps 1 ms and more; many writers want less than that.
-
-        The longer it takes, the more of them there may be, and hundreds that tried every 5 ms would leave no CPU to the
-        one that has the lock: so the pauses grow to a tenth of the wait.
-        """
-        pause = _PAUSE
-        began = SYSTEM.monotonic()
+        """Takes SQLite's lock for what needs no gate: tables, and checkpoints of who has passed it."""
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -443,11 +507,9 @@ class Store:
             except faults.FAILURES as error:
                 if not faults.is_busy(error):
                     raise self.translate(error) from error
-            now = SYSTEM.monotonic()
-            if now >= deadline:
+            if SYSTEM.monotonic() >= deadline:
                 raise self._locked(timeout)
-            time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
-            pause = min(pause * 1.5, max(0.005, (now - began) / 10))
+            time.sleep(_BEGIN_PAUSE)
 
     def _locked(self, timeout: float) -> BrokerUnavailable:
         # Who had to wait for other calls of this process before has hardly any time left here.
@@ -532,6 +594,8 @@ class Store:
 
 _ruined: set[str] = set()
 """Files that this process, or the one that it is a copy of, cannot use any more."""
+_left_gates: dict[tuple[int, ...], set[int]] = {}
+"""Of stores that are closed, by inode and device of their files."""
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
@@ -552,6 +616,8 @@ def _after_fork(*, child: bool) -> None:
     for store in _forking:
         if child:
             _abandoned.extend((store._writer, store._reader))
+            if store._gate >= 0:
+                os.close(store._gate)  # or a transaction under which its parent dies would last as long as this process
             store._reset()
         else:
             store._reading.release()
