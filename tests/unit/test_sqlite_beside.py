@@ -1,5 +1,6 @@
-"""The log or its index, which lie beside a SQLite file, are deleted while it is in use: no accepted job is lost."""
+"""The log or its index, which lie beside a SQLite file, are deleted or copied while it is in use: no job is lost."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mouso.brokers import Broker, connect
-from mouso.brokers.base import JobFilter
-from mouso.errors import BrokerUnavailable
+from mouso.brokers.base import JobFilter, Retention
+from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.job import Job
 from tests.support import wait_until
 
@@ -146,3 +147,83 @@ def test_a_connection_of_one_s_own_that_uses_the_old_index(broker: Broker, path:
                 broker.enqueue([Job(id="b", task="t")])
     accepted |= stored(broker, "c")
     assert {job.id for job in broker.find(JobFilter())} == accepted
+
+
+LEFT = """
+import os, sys
+from mouso.brokers import connect
+from mouso.job import Job
+broker = connect(f"sqlite:///{sys.argv[1]}")
+for number in range(20):
+    broker.enqueue([Job(id=f"a{number}", task="t")])
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("what", ["missing", "empty"])
+def test_a_log_whose_file_was_moved_away_is_not_thrown_away(path: Path, what: str) -> None:
+    """SQLite would delete it beside an empty file; here everybody refuses, those who only look included."""
+    subprocess.run([sys.executable, "-c", LEFT, str(path)], check=False, timeout=60)
+    away, log = path.with_name("away"), Path(f"{path}-wal")
+    path.rename(away)
+    if what == "empty":
+        path.touch()
+    size = log.stat().st_size
+    assert size > 0
+    with closing(connect(f"sqlite:///{path}")) as broker:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="holds jobs of a file that is not there"):
+                broker.enqueue([Job(id="b", task="t")])
+        diagnosis = broker.diagnose(retention=Retention())
+        if diagnosis.view is not None:
+            diagnosis.view.close()
+        assert any("holds jobs of a file that is not there" in finding.what for finding in diagnosis.findings)
+    assert log.stat().st_size == size
+    away.rename(path)
+    with closing(connect(f"sqlite:///{path}")) as broker:
+        assert len(broker.find(JobFilter())) == 20
+
+
+def test_places_that_cannot_be(path: Path) -> None:
+    os.mkfifo(path)
+    odd = "is no regular file"
+    for place, why in ((path, odd), ("/dev/null", odd), (f"{path}{'a' * 300}", "check its name")):
+        with pytest.raises(ConfigError, match=why) as caught:
+            connect(f"sqlite:///{place}").open()
+        assert "\n" not in str(caught.value)
+
+
+COPIES = """
+import sys, threading, time
+from mouso.brokers import connect
+from mouso.job import Job
+path, name, end = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3])
+broker, stored = connect(f"sqlite:///{path}"), []
+def produce(thread):
+    number = 0
+    while time.monotonic() < end:
+        broker.enqueue([Job(id=f"{name}{thread}-{number}", task="t", payload=b"x" * 200)], timeout=30)
+        stored.append(number)
+        number += 1
+threads = [threading.Thread(target=produce, args=(thread,)) for thread in range(2)]
+for thread in threads:
+    thread.start()
+while time.monotonic() < end:
+    for beside in ("", "-wal", "-shm"):
+        with open(path + beside, "rb") as file:
+            file.read(100)
+for thread in threads:
+    thread.join()
+print(len(stored))
+broker.close()
+"""
+
+
+def test_jobs_that_copy_the_store_while_others_write(broker: Broker, path: Path) -> None:
+    """A process loses its locks when it closes a file that it has opened anew; without the gate the store is ruined."""
+    command = [sys.executable, "-c", COPIES, str(path)]
+    running = [subprocess.Popen([*command, name, "2"], stdout=subprocess.PIPE, text=True) for name in "abc"]
+    accepted = [int(one.communicate(timeout=60)[0]) for one in running]
+    assert len(found(path)) == sum(accepted)
+    broker.close()
+    assert len(found(path)) == sum(accepted)

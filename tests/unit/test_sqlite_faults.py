@@ -441,10 +441,9 @@ def test_the_log_of_a_deleted_file_stops_nobody_for_long(broker: Broker, path: P
     broker.enqueue([job("a")])
     path.unlink()
     assert run(_ENQUEUE, path.parent) == (
-        f"BrokerUnavailable {path}: disk I/O error; nothing was stored, check the disk, its quota, and that no program"
-        " still uses an older file of this name\n"
+        f"BrokerUnavailable {path}-wal is still in use with another file of this name; try again\n"
     )
-    assert refusals(broker) == REPLACED.format(path)
+    assert "was deleted or moved while it was open" in refusals(broker)
     assert run(_ENQUEUE, path.parent) == "True\n"
     check_intact(path)
 

@@ -7,8 +7,8 @@ import re
 import sqlite3
 from pathlib import Path
 
-from mouso.brokers.sqlite import faults
-from mouso.errors import ConfigError
+from mouso.brokers.sqlite import faults, locks
+from mouso.errors import BrokerUnavailable, ConfigError
 
 OLDEST_ENGINE = (3, 37, 0)
 _VERSIONS = 18
@@ -32,8 +32,19 @@ def check(store: str, *, create: bool) -> None:
 
     Raises:
         ConfigError: It cannot.
+        BrokerUnavailable: It can when others have let go of a file that was there before.
     """
-    path, folder = Path(store), Path(store).parent
+    try:
+        _check(Path(store), create=create)
+    except OSError as error:
+        raise ConfigError(
+            f"{store} cannot be reached: {error.strerror}; check its name and the permissions of every folder above it,"
+            " or choose another file for the jobs"
+        ) from error
+
+
+def _check(path: Path, *, create: bool) -> None:
+    folder = path.parent
     if sqlite3.sqlite_version_info < OLDEST_ENGINE:
         raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old; Mouso needs 3.37 or newer")
     if not create and not path.exists():
@@ -44,17 +55,34 @@ def check(store: str, *, create: bool) -> None:
         raise ConfigError(f"the folder {folder} does not exist; create it or choose another file for the jobs")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name a file for the jobs")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no regular file; name a file for the jobs")
+    if stray := stray_log(str(path)):
+        if locks.holders(f"{path}-shm", locks.WHOLE):
+            raise BrokerUnavailable(f"{path}-wal is still in use with another file of this name; try again")
+        raise ConfigError(stray)
     kind = file_system(folder)
     if is_network(kind):
         raise ConfigError(
             f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"
         )
-    if faults.is_mounted_read_only(store):
-        raise ConfigError(faults.read_only(store))
+    if faults.is_mounted_read_only(str(path)):
+        raise ConfigError(faults.read_only(str(path)))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"no permission to write into {folder}, which SQLite needs beside {path.name}")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise ConfigError(f"no permission to write {path}")
+
+
+def stray_log(store: str) -> str:
+    """What is wrong where a log lies beside a file that is empty or missing: SQLite would delete it. Else nothing."""
+    log = store + "-wal"
+    if not os.path.exists(log) or not os.path.getsize(log) or (os.path.exists(store) and os.path.getsize(store)):
+        return ""
+    return (
+        f"{log} holds jobs of a file that is not there: {store} is missing or empty; put the file back, or remove the"
+        " log if its jobs are not wanted"
+    )
 
 
 def has_log(store: str) -> bool:

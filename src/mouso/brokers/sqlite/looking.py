@@ -53,7 +53,7 @@ class Reader(store.Store):
 
 def connect(path: str, timeout: float = _BUSY) -> sqlite3.Connection:
     """Opens a file to look at it; see the module's text."""
-    if unused(path):
+    if unused(path) or not os.path.getsize(path):  # beside an empty file SQLite would delete a log
         return _open(path, "mode=ro&immutable=1", timeout)
     connection = _open(path, "mode=ro", timeout)
     try:

@@ -34,6 +34,9 @@ _NAMES = ("", "-wal", "-shm")
 def examine_place(path: str) -> Iterator[Finding]:
     """Findings about the file and what surrounds it; nothing is opened."""
     yield from _file(path)
+    if stray := ground.stray_log(os.path.realpath(path)):
+        what, _, remedy = stray.partition("; ")
+        yield Finding(Level.ERROR, "file", what, remedy)
     bells = path + "-bells"
     path = os.path.realpath(path)  # SQLite keeps log and index beside the file that a link leads to
     folder = os.path.dirname(path)

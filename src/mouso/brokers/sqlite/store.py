@@ -217,9 +217,13 @@ class Store:
         """
         if self._file is None or (found := _identity(self.path)) == self._file:
             return
+        gone = self._gate >= 0 and not descriptors.one(self._gate)[1][2]
         self._disconnect()
         self._close_gate()
         if found is None:
+            if gone and _identity(self.path + "-wal") == self._log_file:  # nobody can put back what the log belongs to
+                with suppress(OSError):
+                    os.unlink(self.path + "-wal")
             raise ConfigError(
                 f"{self.path} was deleted or moved while it was open; nothing was stored, put it back or restart this"
                 " program"
