@@ -66,8 +66,16 @@ def are_own(descriptors: Held) -> bool:
 
 
 def is_any_deleted(descriptors: Held) -> bool:
-    """Whether one of their files has no name any more. They are open."""
-    return any(os.fstat(number).st_nlink == 0 for number, _ in descriptors)
+    """Whether one of their files has no name any more."""
+    return any(is_nameless(number) for number, _ in descriptors)
+
+
+def is_nameless(descriptor: int) -> bool:
+    """Whether its file was deleted."""
+    try:
+        return os.fstat(descriptor).st_nlink == 0
+    except OSError:
+        return False
 
 
 def index_state(path: str) -> Literal["open", "deleted", "closed", "unknown"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -38,11 +38,11 @@ def _open_gate(descriptor: int, command: int, lock: bytes, /) -> object:
 
 
 pass_gate: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
-SET, ENTER, LEAVE = (
-    (fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _GATE, _GATE), _lock(fcntl.F_UNLCK, _GATE, _GATE))
-    if _HERE
-    else (0, b"", b"")
-)
+if _HERE:
+    SET, ENTER, LEAVE = fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _GATE, _GATE), _lock(fcntl.F_UNLCK, _GATE, _GATE)
+    _USE, _USE_NO_MORE = _lock(fcntl.F_RDLCK, *USERS), _lock(fcntl.F_UNLCK, *USERS)
+else:
+    SET, ENTER, LEAVE, _USE, _USE_NO_MORE = 0, b"", b"", b"", b""
 """For ``pass_gate(descriptor, SET, ENTER)``, which raises BlockingIOError if another one has entered, and LEAVE.
 
 Mouso's writers pass this gate one at a time. SQLite's own lock is dropped when a process closes *any* descriptor of the
@@ -65,7 +65,7 @@ def holders(path: str, span: tuple[int, int]) -> set[int]:
     pids = set()
     for line in lines:
         fields = line.split()
-        if len(fields) == 8 and fields[5] == inode:
+        if len(fields) == 8 and fields[1] == "POSIX" and fields[5] == inode:  # SQLite's, not the gate
             last = 1 << 63 if fields[7] == "EOF" else int(fields[7])
             if int(fields[6]) <= span[1] and last >= span[0]:
                 pids.add(int(fields[4]))
@@ -73,20 +73,15 @@ def holders(path: str, span: tuple[int, int]) -> set[int]:
 
 
 @contextmanager
-def occupied(path: str) -> Iterator[None]:
-    """For the length of the block the file is in use, as if by another process.
+def occupied(descriptor: int) -> Iterator[None]:
+    """For the length of the block the database file is in use, as if by another process.
 
-    Who closes a file that nobody else uses moves its log into it by the index that it knows, and deletes the log. To be
-    used where no other connection of this process has the file open: closing a descriptor drops the process's locks.
+    Who closes a file that nobody else uses moves its log into it by the index that it knows, and deletes the log.
     """
+    with suppress(OSError, ValueError):
+        pass_gate(descriptor, SET, _USE)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # then it is another one than the process has open, or none
-        yield
-        return
-    try:
-        if _HERE:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK, *USERS))
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError, ValueError):
+            pass_gate(descriptor, SET, _USE_NO_MORE)

@@ -46,6 +46,7 @@ _LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
 _BEGIN_PAUSE = 0.002
+_READ_WAIT = 5.0
 _PAGE_SIZE = "page_size = 2048"
 """For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
 _BROKEN = 70
@@ -113,6 +114,14 @@ class Store:
             if not (saved or descriptors.leading_to(self.path)):
                 self._await_log(deadline)
             self._gate = self._open_gate()
+        try:
+            self._connect_both(deadline, timeout)
+        except BaseException:
+            self._close_gate()
+            raise
+        self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
+
+    def _connect_both(self, deadline: float, timeout: float) -> None:
         others = descriptors.leading_to(self.path)
         with ExitStack() as opened:
             writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
@@ -132,10 +141,9 @@ class Store:
             self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
             opened.pop_all()
         self._writes_with = (*writes_with, descriptors.one(self._gate))
-        self._writer, self._reader = writer, reader
         self._reads_with = descriptors.held(self.path, others | {number for number, _ in writes_with})
+        self._writer, self._reader = writer, reader
         self._changes = writer.total_changes
-        self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
 
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
@@ -160,11 +168,12 @@ class Store:
         gate, self._gate = self._gate, -1
         if gate < 0 or self.path in _ruined:
             return
-        left = _left_gates.setdefault(descriptors.one(gate)[1][:2], set())
-        left.add(gate)
-        if left >= descriptors.of_the_same_file(gate):  # else other connections of this process are still in use
-            while left:
-                os.close(left.pop())
+        with suppress(OSError):
+            left = _left_gates.setdefault(descriptors.one(gate)[1][:2], set())
+            left.add(gate)
+            if left >= descriptors.of_the_same_file(gate):  # else other connections of this process are still in use
+                while left:
+                    os.close(left.pop())
 
     def _disconnect(self) -> None:
         with self._reading:
@@ -179,7 +188,7 @@ class Store:
         elif self._writer is not None and descriptors.is_any_deleted(self._writes_with):
             with suppress(sqlite3.Error, BrokerError, OSError):
                 self._move_lost_log(self._writer)
-            with locks.occupied(self.path):  # others may have another log, or another index, by now
+            with locks.occupied(self._gate):  # others may have another log, or another index, by now
                 self._close_both()
         else:
             self._close_both()
@@ -217,7 +226,7 @@ class Store:
         """
         if self._file is None or (found := _identity(self.path)) == self._file:
             return
-        gone = self._gate >= 0 and not descriptors.one(self._gate)[1][2]
+        gone = descriptors.is_nameless(self._gate)
         self._disconnect()
         self._close_gate()
         if found is None:
@@ -407,8 +416,7 @@ class Store:
         ):
             with self._writing:
                 try:
-                    self._enter()  # or goes on without: it can only be another one that mends
-                    self._mend(5.0)
+                    _roll_back(self._begin_with_care(SYSTEM.monotonic() + _READ_WAIT, _READ_WAIT))
                 finally:
                     self._leave()
         with self._reading:
