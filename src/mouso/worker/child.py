@@ -46,7 +46,7 @@ from mouso.worker.output import open_output
 from mouso.worker.pool import Pool
 from mouso.worker.signals import ignore_ends
 from mouso.worker.stacks import dump_on_quit, write_all, write_on_signal
-from mouso.worker.tripwire import stretch
+from mouso.worker.tripwire import end_if_closed, stretch
 
 _WAIT_FOR_END = 0.02
 _READ = 64 << 10
@@ -235,6 +235,7 @@ def _end_with_broken_thread(hook: Callable[[threading.ExceptHookArgs], object]) 
             hook(details)
             return
         info = (details.exc_type, details.exc_value or details.exc_type(), details.exc_traceback)
+        end_if_closed(info[1])
         try:
             log.critical("child %d is broken and ends", os.getpid(), exc_info=info)
         finally:
@@ -337,7 +338,8 @@ def serve(
         with contextlib.suppress(OSError):
             frames.send(sock, frames.Failed(str(error), passing=not isinstance(error, ConfigError)))
         return 2
-    except BaseException:  # a job stopped the loop
+    except BaseException as error:  # a job stopped the loop
+        end_if_closed(error)
         log.exception("child %d is broken and ends", os.getpid())
         os._exit(_BROKEN)
     with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with

@@ -9,6 +9,7 @@ when the other end is closed (``fcntl(2)``, ``F_SETOWN`` and ``O_ASYNC``), befor
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -35,6 +36,14 @@ def stretch() -> None:
         fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
     os.register_at_fork(after_in_child=_release)
+
+
+def end_if_closed(error: BaseException) -> None:
+    """Ends this process as the wire does if the error is that a descriptor is closed: a thread that waits for one may
+    wake before the call returns that closes them all, and so before the signal comes.
+    """
+    if _ends and isinstance(error, OSError) and error.errno == errno.EBADF:
+        os.kill(os.getpid(), ENDED_BY)
 
 
 def _release() -> None:
