@@ -1,7 +1,7 @@
 """The brokers that the process tests run on: for each test a store of its own, on a shared server or one of its own."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
 
@@ -61,8 +61,12 @@ def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     def find(name: str) -> Server:
         if name not in running:
             with leaks.lasting():
-                running[name] = SERVERS[name](tmp_path_factory.mktemp(name))
-                running[name].start()
+                server = SERVERS[name](tmp_path_factory.mktemp(name))
+                with ExitStack() as failed:  # one that is too slow is nobody's: the next test starts another
+                    failed.callback(server.end)
+                    server.start()
+                    failed.pop_all()
+                running[name] = server
         return running[name]
 
     yield find

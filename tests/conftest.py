@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import brokers, leaks
+from tests import brokers, leaks, stalls
 
 # Quick and telling ones first. A folder that is not named here comes between "docs" and "integration".
 SUITES = ("unit", "model", "conformance", "docs", "", "integration", "browser", "chaos", "budget")
@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; others inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.mark_environment()
+    stalls.watch()
     config.pluginmanager.register(SharedFixtures())
     config.pluginmanager.register(brokers)
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from inspect import isawaitable
 from typing import TypeVar, overload
 
+from tests.stalls import elapsed
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, interval: float 
 
     Args:
         condition: Called again and again; an exception from it ends the wait.
-        timeout: Seconds.
+        timeout: Seconds, without those for which the machine stood still.
         interval: Seconds between two calls; up to three times that once it takes longer.
         message: What was waited for; the condition's name by default.
 
@@ -27,7 +29,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, interval: float 
     """
     began = time.monotonic()
     while not (value := condition()):
-        waited = time.monotonic() - began
+        waited = elapsed(began)
         if waited >= timeout:
             raise AssertionError(_too_late(condition, message, timeout, value))
         time.sleep(min(max(interval, waited / 20), 3 * interval))
@@ -49,13 +51,13 @@ async def wait_until_async(
     message: str = "",
 ) -> object:
     """Does what `wait_until` does without blocking the event loop; the condition may be a coroutine."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         answer = condition()
         value = await answer if isawaitable(answer) else answer
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if elapsed(began) >= timeout:
             raise AssertionError(_too_late(condition, message, timeout, value))
         await asyncio.sleep(interval)
 

@@ -28,6 +28,7 @@ from tests.chaos.journal import VARIABLE, Line, Tail
 from tests.chaos.judge import Case, Fault, Verdict, judge
 from tests.chaos.load import JOBS, SOURCE, Load
 from tests.integration.harness import Bench, Worker, kill_one
+from tests.stalls import stalled
 from tests.support import crowd, wait_until
 
 CHILD, RESTART, LOST = 1.0, 3.0, 20.0
@@ -329,6 +330,9 @@ class Arena(Bench):
             # known, which on a machine that stands still is seconds before.
             details: dict[str, Any] = {"until": math.inf, "limit": self.evil_limit, "patience": SUSPECTS}
             self.fault("a hostile job", at=line.at, pids=frozenset({line.pid}), kills=True, **details)
+        for fault in self.faults:
+            if math.isfinite(fault.until):  # what was about to end could not while the machine stood still
+                fault.until += stalled(fault.at, fault.until + fault.until - fault.at)
         rows = self._rows()
         case = Case(
             accepted=self.load.accepted,

@@ -18,6 +18,7 @@ from statistics import median
 
 from mouso.job import Job, JobState
 from tests.chaos.journal import Line
+from tests.stalls import elapsed
 
 EARLIEST_TAKEOVER = 9.0
 """Seconds: a lease of 15, renewed every five at the latest, with a second to spare."""
@@ -45,7 +46,7 @@ class Expected:
     innocent: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fault:
     """Something that was done, and to whom. Times are seconds on the monotonic clock.
 
@@ -310,7 +311,7 @@ def _check_recovery(runs: Sequence[Run], case: Case, verdict: Verdict) -> None:
             continue
         if run.how == "fail" and after.attempt > run.attempt:
             continue
-        took = after.start - fault.at
+        took = elapsed(fault.at, after.start)
         verdict.waits[fault.name].append(took)
         if fault.limit is not None:
             verdict.limits[fault.name] = fault.limit + fault.patience

@@ -17,6 +17,7 @@ from tests.integration.snippets import PAUSES
 from tests.integration.test_redis_trouble import all_done, load
 from tests.servers.proxy import Proxy
 from tests.servers.server import Server
+from tests.stalls import elapsed
 from tests.support import wait_until
 
 BACK = 6.0
@@ -98,7 +99,7 @@ def test_work_goes_on_after_each(tmp_path: Path, line: Line, fault: Callable[[Pr
                 fault(proxy)
                 ended, at = len(bench.history("end")), time.monotonic()
                 wait_until(lambda n=ended: len(bench.history("end")) > n + 5, timeout=WAIT)  # type: ignore[misc]  # why: binds the loop variable
-                assert time.monotonic() - at < BACK
+                assert elapsed(at) < BACK
         all_done(bench, producer.accepted)
         assert proxy.connections <= 4, "two of the worker, two of the producer"
         more = _open_in(worker) - descriptors

@@ -18,6 +18,7 @@ from mouso.errors import BrokerError, BrokerUnavailable, CapabilityError, Config
 from mouso.job import Job, JobState, Outcome, new_id
 from mouso.urls import BrokerURL
 from tests.servers.postgres import PostgresServer
+from tests.stalls import elapsed
 from tests.support import wait_until
 
 WORKER = "1" * 16
@@ -255,7 +256,7 @@ def test_no_connection_is_left(server: PostgresServer, make_broker: Callable[[],
         began = time.monotonic()
         with pytest.raises(BrokerUnavailable, match="too many"):
             broker.enqueue([Job(id="a", task="work")], timeout=1)
-        assert time.monotonic() - began < 6
+        assert elapsed(began) < 6
         threading.Timer(0.5, held.pop().close).start()
         assert [done.created for done in broker.enqueue([Job(id="a", task="work")], timeout=10)] == [True]
     finally:
@@ -273,7 +274,7 @@ def test_a_server_that_does_not_answer(server: PostgresServer, broker: PostgresB
             began = time.monotonic()
             with pytest.raises((OutcomeUnknown, BrokerUnavailable)):
                 broker.enqueue([job], timeout=1)
-            assert time.monotonic() - began < 1.5
+            assert elapsed(began) < 1.5
     finally:
         server.thaw()
     broker.enqueue([job])
@@ -346,7 +347,7 @@ def test_the_server_that_takes_jobs_is_found_among_several(server: PostgresServe
             standby.freeze()
             began = time.monotonic()
             broker.enqueue([Job(id="a", task="work")], timeout=4)
-            assert time.monotonic() - began < 4
+            assert elapsed(began) < 4
             standby.thaw()
             rows(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mouso'")
             broker.enqueue([Job(id="b", task="work")])

@@ -73,7 +73,8 @@ def test_a_job_makes_no_new_store_in_place_of_one_that_is_away(bench: Bench) -> 
     assert not bench.store.exists()
     away.rename(bench.store)
     bench.wait_final([parent])
-    assert {job.task for job in jobs.app.jobs(state="completed")} == {"jobs.parent", "jobs.sound"}
+    wait_until(lambda: bench.states() == {"completed": 2}, message="and the job that it enqueued")
+    assert {job.task for job in jobs.app.jobs()} == {"jobs.parent", "jobs.sound"}
     assert worker.quiet
 
 

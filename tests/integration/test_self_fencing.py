@@ -6,6 +6,7 @@ import time
 
 from mouso.worker.proof import process_state
 from tests.integration.harness import Bench
+from tests.stalls import elapsed
 from tests.support import wait_until
 
 LEASE = 15.0
@@ -82,7 +83,7 @@ def test_children_of_a_supervisor_that_was_stopped_stop_their_jobs_too(bench: Be
     frozen = time.monotonic()
     wait_until(lambda: len(bench.history("stopped")) == 2, timeout=LEASE)
     wait_until(lambda: process_state(child) in ("", "Z"), timeout=LEASE, message="the deaf one has ended")
-    assert time.monotonic() - frozen < LEASE
+    assert elapsed(frozen) < LEASE
     (bench.folder / "enough").touch()
     worker.send(signal.SIGCONT)
     records = bench.wait_final(handles, timeout=20)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.integration.harness import Bench
 from tests.integration.snippets import SOUND, one_of_each, still_sound
+from tests.stalls import elapsed
 from tests.support import crowd
 
 DEATHS = {
@@ -91,7 +92,7 @@ def poison(n: int) -> None:
     at = time.monotonic()
     flood = jobs.sound.map([(n,) for n in range(200)])
     bench.wait_final(flood)
-    assert time.monotonic() - at < 4.0 * crowd(), "the deaths of poison do not stop the others"
+    assert elapsed(at) < 4.0 * crowd(), "the deaths of poison do not stop the others"
     records = bench.wait_final([*poisons, *flood])
     assert Counter((r.state, r.reason, r.crashes) for r in records) == {
         ("dead", "poison", 3): 3,

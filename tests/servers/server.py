@@ -15,7 +15,7 @@ import pytest
 from tests.support import free_port, wait_until
 from tools import servers
 
-READY = 30.0
+READY = 60.0
 """Seconds that a server may take until it answers."""
 
 
