@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,10 @@ def _keep_key(app: Mouso, task: Task[..., Any], job: Job, payload: bytes) -> Non
         )
 
 
+_PLACE = re.compile(r"^(task \S+: )(.*) - at `\$\.(\w+)(\S*)`$")
+"""How msgspec says where in the arguments something does not fit."""
+
+
 def from_json(task: Task[..., Any], encoded: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """A JSON object of arguments in the task's own types.
 
@@ -82,7 +87,7 @@ def from_json(task: Task[..., Any], encoded: bytes) -> tuple[Sequence[Any], Mapp
     except BadPayload as error:
         text = str(error).removeprefix("the payload does not fit ")
         before, found, _ = text.rpartition(" (starts ")  # where no value is hidden
-        raise ArgumentError(before if found else text) from None
+        raise ArgumentError(_PLACE.sub(r"\1argument '\3'\4: \2", before if found else text)) from None
 
 
 def _json(arguments: Mapping[str, Any]) -> bytes:

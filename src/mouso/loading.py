@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -125,13 +126,15 @@ def _import(name: str, attribute: str, folder: Path | None) -> ModuleType:
     importlib.invalidate_caches()  # the file may be younger than the directory listing that Python keeps
     try:
         return importlib.import_module(name)
-    except (KeyboardInterrupt, BrokerError):
+    except BrokerError:
         raise
     except ModuleNotFoundError as error:
         if _own_frames(error):
             raise _failed(name, error, folder) from error
         raise _missing_module(name, attribute, folder) from error
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise  # a person's; elsewhere it is the module's own
         raise _failed(name, error, folder) from error
 
 

@@ -302,8 +302,9 @@ class Task(Call[P, R]):
             CapabilityError: The broker lacks what an option needs.
             OptionError: An option is unknown or out of its range.
         """
+        checked = template(self._template, options, self.name)
         self._app.require_capabilities(self.name, options)
-        return Call(self._app, self, template(self._template, options, self.name))
+        return Call(self._app, self, checked)
 
     def run_settings(self, encoded: bytes | None) -> RunSettings:
         """How to run one job: the task's settings, and over them what the job brings along."""
@@ -333,7 +334,16 @@ class Task(Call[P, R]):
         task_id: str | None = None,
         **options: Unpack[Options],
     ) -> JobHandle[R]:
-        """Celery's spelling of ``options(...).delay(...)``: ``countdown`` is ``delay``, ``task_id`` is ``id``."""
+        """Celery's spelling of ``options(...).delay(...)``: ``countdown`` is ``delay``, ``task_id`` is ``id``.
+
+        Raises:
+            ArgumentError: ``args`` is no list or tuple, ``kwargs`` no mapping by name, or they do not fit.
+        """
+        if not isinstance(args, list | tuple | type(None)):
+            kind = type(args).__name__
+            raise ArgumentError(f"task {self.name}: apply_async takes args as a list or tuple, not a {kind}")
+        if not (kwargs is None or (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs))):
+            raise ArgumentError(f"task {self.name}: apply_async takes kwargs as a mapping by parameter name")
         if countdown is not None:
             options["delay"] = countdown
         if task_id is not None:

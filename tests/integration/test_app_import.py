@@ -19,6 +19,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "exits": ("sys.exit(5)", ("sys.exit(5)", "jobs.py, line", "__main__")),
     "exits well": ("sys.exit()", ("sys.exit()", "__main__")),
     "base exception": ("raise BaseException('base')", ("BaseException: base",)),
+    "interrupts itself": ("raise KeyboardInterrupt", ("jobs.py, line", "KeyboardInterrupt")),
     "misses a library": ("import no_such_library", ("no_such_library", "install")),
     "misses a name": ("from os import no_such_name", ("no_such_name",)),
     "syntax": ("def broken(:\n", ("jobs.py, line", "SyntaxError")),

@@ -113,8 +113,12 @@ def test_every_option_has_a_help_text() -> None:
         (("jobs", "--quue", "x"), "Did you mean '--queue'? (see 'mouso jobs --help')"),
         (("jobs", "--queue"), "requires an argument"),
         (("jobs", "shop:app", "extra"), "'extra' is one argument too many (see 'mouso jobs --help')"),
-        (("jobs", "--limit", "0"), "0 is not in the range 1<=x<=10000"),
-        (("jobs", "--limit", "1e9"), "'1e9' is not a valid integer"),
+        (("jobs", "--limit", "0"), "--limit '0': use a whole number from 1 to 10,000 (see 'mouso jobs --help')"),
+        (("jobs", "--limit", "1e9"), "--limit '1e9': use a whole number from 1 to 10,000"),
+        (("jobs", "--limit", "x" * 100_000), "use a whole number from 1 to 10,000"),
+        (("jobs", "shop:app", "--state", "x" * 100_000), "x…; there are pending"),
+        (("demo", "x" * 100_000), "x … "),
+        (("demo", "-p", "abc"), "--processes 'abc': use a whole number from 1 to 64"),
         (("job", "shop:app"), "ID is missing (see 'mouso job --help')"),
         (("pause", "shop:app"), "QUEUE is missing"),
         (("pause", "shop:app", "a", "b"), "'b' is one argument too many"),
@@ -128,7 +132,9 @@ def test_every_option_has_a_help_text() -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(shop: Shop, args: tuple[str, ...], text: str) -> None:
-    assert text in shop.error(2, *args)
+    said = shop.error(2, *args)
+    assert text in said
+    assert len(said) < 1200
 
 
 @pytest.mark.parametrize(
@@ -252,16 +258,26 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 from mouso.cli import main
-sys.exit(main(["jobs", "shop:app"]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.mark.parametrize("module", ["click", "click.core", "mouso.cli.show", "mouso.cli.base", "shop"])
 def test_ctrl_c_while_modules_are_imported_is_quiet(shop: Shop, module: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _INTERRUPTED, module], capture_output=True, text=True, cwd=shop.folder, check=False
-    )
+        [sys.executable, "-c", _INTERRUPTED, module, "jobs", "shop:app"],
+        capture_output=True, text=True, cwd=shop.folder, check=False,
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("module", ["mouso.cli.worker", "mouso.worker", "mouso.worker.supervisor"])
+def test_ctrl_c_while_a_worker_is_imported_ends_it_well(shop: Shop, module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, module, "worker", "shop:app"],
+        capture_output=True, text=True, cwd=shop.folder, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_who_handles_ctrl_c_goes_on_to_do_so() -> None:
@@ -303,11 +319,19 @@ def test_a_broker_that_does_not_answer(shop: Shop) -> None:
     other.close()
 
 
-@pytest.mark.parametrize(("command", "code"), [("worker", 0), ("jobs", -signal.SIGTERM)])
-def test_a_worker_that_is_told_to_end_before_it_has_started(command: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("worker", signal.SIGTERM, 0),
+        ("worker", signal.SIGINT, 0),
+        ("jobs", signal.SIGTERM, -signal.SIGTERM),
+        ("jobs", signal.SIGINT, 130),
+    ],
+)
+def test_a_worker_that_is_told_to_end_before_it_has_started(command: str, number: int, code: int) -> None:
     program = (
         "import os, signal, sys, time, mouso.cli\n"
-        "mouso.cli._run = lambda given: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(30))\n"
+        f"mouso.cli._run = lambda given: (os.kill(os.getpid(), {number}), time.sleep(30))\n"
         "sys.exit(mouso.cli.main(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", program, command, "shop:app"], capture_output=True, check=False)

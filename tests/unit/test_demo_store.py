@@ -66,3 +66,11 @@ def test_a_licence_is_that_of_the_file_or_of_the_nearest_folder(tmp_path: Path) 
     assert service.licence_of(tmp_path / "a/b/own.py") == "GPL-2.0 WITH x"
     assert service.licence_of(tmp_path / "a/b/other.py") == "MIT"
     assert service.licence_of(tmp_path / "other.py") == UNKNOWN
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\udcff"])
+def test_a_folder_whose_name_cannot_be_shown_is_not_made(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / name)
+    with pytest.raises(StoreInUse, match="holds a character that cannot be shown"), store.claimed():
+        pass
+    assert list(tmp_path.iterdir()) == []

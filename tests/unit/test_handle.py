@@ -358,7 +358,7 @@ def test_a_job_is_retried_with_other_arguments(app: Mouso, job: JobHandle[Any]) 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"day": "soon"}, "task .*plan: Invalid RFC3339 encoded date"),
+        ({"day": "soon"}, "task .*plan: argument 'day': Invalid RFC3339 encoded date"),
         ({"dya": "2030-01-02"}, "has no parameter 'dya'; did you mean 'day'"),
         ({}, "missing required field `day`"),
         ({"day": object()}, "the new arguments cannot be encoded: an object of type object cannot be encoded"),
@@ -401,7 +401,7 @@ def test_new_arguments_beside_a_hidden_one_that_do_not_fit_are_told_as_others(ap
     job = login.delay(1, "x")
     with pytest.raises(ArgumentError) as refused:
         job.retry({"user": "Ann", "password": "y"})
-    assert str(refused.value) == f"task {login.name}: Expected `int`, got `str` - at `$.user`"
+    assert str(refused.value) == f"task {login.name}: argument 'user': Expected `int`, got `str`"
 
 
 def test_new_arguments_for_a_job_that_is_gone_or_of_an_unknown_task(app: Mouso, job: JobHandle[Any]) -> None:

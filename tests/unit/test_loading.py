@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -326,6 +328,16 @@ def test_ctrl_c_while_importing_is_ctrl_c(folder: Path) -> None:
     write(folder, "slow_import.py", "raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         load_app("slow_import:app")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_where_no_ctrl_c_comes_an_interrupt_is_the_modules_own(folder: Path, handler: Any) -> None:
+    write(folder, "odd_import.py", "\nraise KeyboardInterrupt\n")
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        assert fails("odd_import:app").endswith("odd_import.py, line 2: KeyboardInterrupt: KeyboardInterrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # -- the current directory was deleted -------------------------------------------------------------------------------

@@ -563,6 +563,34 @@ def test_apply_async_refuses_what_it_does_not_know(app: Mouso) -> None:
         task.apply_async((1,))
 
 
+@pytest.mark.parametrize("args", ["ab", b"ab", {1, 2}, {"x": 1}, 5, 0, "", iter([1, 2])])
+def test_apply_async_takes_arguments_in_a_list_or_tuple(app: Mouso, args: Any) -> None:
+    with pytest.raises(ArgumentError, match=rf"takes args as a list or tuple, not a {type(args).__name__}$"):
+        app.task(add).apply_async(args)
+    assert stored(app) == []
+
+
+@pytest.mark.parametrize("kwargs", [5, "ab", [("x", 1), ("y", 2)], {1: 2}, 0])
+def test_apply_async_takes_named_arguments_in_a_mapping(app: Mouso, kwargs: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"takes kwargs as a mapping by parameter name$"):
+        app.task(add).apply_async((), kwargs)
+    assert stored(app) == []
+
+
+def test_options_are_checked_before_anything_is_asked_of_them(app: Mouso) -> None:
+    class Odd:
+        def __bool__(self) -> bool:
+            raise RuntimeError("nobody may ask")
+
+    task: Any = app.task(add)
+    declare: Any = app.task
+    for name in ("priority", "delay", "eta", "unique", "id", "keep_result"):
+        with pytest.raises(OptionError, match=rf"\b{name}\b"):
+            task.options(**{name: Odd()})
+        with pytest.raises(OptionError, match=rf"\b{name}\b"):
+            declare(name=f"with_{name}", **{name: Odd()})(add)
+
+
 # -- what the worker reads
 
 

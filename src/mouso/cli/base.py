@@ -26,6 +26,23 @@ if TYPE_CHECKING:
     from mouso.brokers import Broker
 
 
+class Whole(click.ParamType[int]):
+    """A whole number of a range."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and self.least <= int(text) <= self.most):
+            option = "" if param is None else param.opts[-1]
+            range_ = f"use a whole number from {self.least} to {self.most:,}"
+            raise click.UsageError(f"{option} {text!r:.40}: {range_}", ctx)
+        return int(text)
+
+
 class Target:
     """The app that a command was told to work on, and the command's own arguments.
 

@@ -7,7 +7,7 @@ import click
 from mouso.app import Mouso
 from mouso.brokers.base import BATCH, DeleteResult, RetryResult
 from mouso.cli.act import checked
-from mouso.cli.base import Target, app_command
+from mouso.cli.base import Target, Whole, app_command
 from mouso.cli.bulk import act, confirm, tell, tell_count
 from mouso.cli.complete import complete_option
 from mouso.cli.names import full_task_name, require_known
@@ -39,7 +39,7 @@ _DEAD = (
 @click.option("--task", shell_complete=complete_option, help="Only of this task.")
 @click.option("--queue", shell_complete=complete_option, help="Only of this queue.")
 @click.option("--payload", metavar="JSON", help="retry: new arguments for the one job, as JSON; masked values stay.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="list: at most so many.")
+@click.option("--limit", type=Whole(1, 10_000), default=50, show_default=True, help="list: at most so many.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def dead(
     target: Target,

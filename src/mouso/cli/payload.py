@@ -22,7 +22,11 @@ def json_value(text: str, what: str) -> Any:
     """
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except RecursionError:
+        raise ArgumentError(f"{what} is nested too deep; give it fewer levels") from None
+    except msgspec.ValidationError as error:  # it is JSON
+        raise ArgumentError(f"{what} {text:.80}: {str(error).partition(' - at ')[0].lower()}") from None
+    except (msgspec.DecodeError, UnicodeError) as error:
         if text[:1] in ("{", "[", '"'):
             raise ArgumentError(f"{what} is no JSON: {error}") from None
         quoted = msgspec.json.encode(text.encode(errors="replace").decode()).decode()

@@ -13,6 +13,7 @@ from mouso.errors import BrokerError, ConfigError, JobRejected, MousoError, Star
 
 FAILED, USAGE, TEMPORARY = 1, 2, 75
 """Exit codes; 75 is EX_TEMPFAIL of sysexits.h: whoever starts us may try again."""
+_LONGEST = 1000
 _NO_THREAD = "can't start new thread"
 """How Python words it; the error has no class of its own."""
 
@@ -55,11 +56,11 @@ def explain(error: Exception) -> tuple[int, str]:
     """The exit code for an error, and one printable line."""
     match error:
         case click.UsageError():
-            text = printable(" ".join(error.format_message().split()))
+            text = _shown(error.format_message())
             help_ = f"{error.ctx.command_path} --help" if error.ctx is not None else "mouso --help"
             return USAGE, f"{text.rstrip('.;')} (see '{help_}')"
         case click.ClickException():
-            return error.exit_code, printable(" ".join(error.format_message().split()))
+            return error.exit_code, _shown(error.format_message())
         case ConfigError() | JobRejected():
             return USAGE, one_line(error)
         case BrokerError() | StartError():
@@ -68,7 +69,7 @@ def explain(error: Exception) -> tuple[int, str]:
             return FAILED, one_line(error)
         case OSError(strerror=str() as reason):
             what = f"{error.filename}: {reason}" if error.filename else reason
-            return FAILED, printable(what)
+            return FAILED, _shown(what)
         case MemoryError():
             return TEMPORARY, "there is no memory left; free some, or raise the limit (ulimit -v, MemoryMax=)"
         case RuntimeError() if str(error) == _NO_THREAD:
@@ -77,3 +78,9 @@ def explain(error: Exception) -> tuple[int, str]:
         case _:
             hint = "set MOUSO_DEBUG=1 to see where"
             return FAILED, f"this should not happen: {type(error).__name__}: {one_line(error)}; {hint}"
+
+
+def _shown(text: str) -> str:
+    """One printable line; of one that repeats a value of any length, its beginning, and its end, which says more."""
+    text = " ".join(text.split())
+    return printable(text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}")

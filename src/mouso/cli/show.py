@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mouso.brokers.base import QueueInfo
-from mouso.cli.base import Target, app_command
+from mouso.cli.base import Target, Whole, app_command
 from mouso.cli.complete import complete_option
 from mouso.cli.names import full_task_name, require_known
 from mouso.cli.output import STATE_STYLES, Column, ago, span, write_json, write_table
@@ -36,7 +36,7 @@ _JOBS = (
 @click.option("--queue", shell_complete=complete_option, help="Only of this queue.")
 @click.option("--task", shell_complete=complete_option, help="Only of this task.")
 @click.option("--parked", is_flag=True, help="Only those whose task no worker knows.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=Whole(1, 10_000), default=50, show_default=True, help="At most so many.")
 @click.option("--after", metavar="ID", help="Go on after this job, the last one shown before.")
 def jobs(
     target: Target,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mouso.cli.base import Target, app_command
+from mouso.cli.base import Target, Whole, app_command
 from mouso.clock import seconds
 from mouso.config import LIMITS, closest, parse_queues, project_settings
 from mouso.errors import ConfigError
@@ -16,22 +16,6 @@ from mouso.isolation import LEAST_MEMORY, size
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 OUTPUTS = ("tagged", "raw")
-
-
-class Whole(click.ParamType[int]):
-    """A whole number within the limits of a setting."""
-
-    name = "integer"
-
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        low, high = LIMITS[self.setting]
-        text = str(value)
-        if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
-            raise click.UsageError(f"--{self.setting} {text!r:.40}: use a whole number from {low} to {high:,}", ctx)
-        return int(text)
 
 
 class Size(click.ParamType[int]):
@@ -114,10 +98,10 @@ def _health(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 @app_command(example="mouso worker shop:app -Q mail=3,default -p 4 -c 16", json=False)
 @click.option("-Q", "--queues", metavar="QUEUES", help="Queues with their weights, mail=3,default; default: all.")
 @click.option("--strict", is_flag=True, help="Serve the queues in the order given, not in turn.")
-@click.option("-p", "--processes", type=Whole("processes"), help="Child processes; default: the usable CPUs.")
-@click.option("-c", "--concurrency", type=Whole("concurrency"), help="Jobs at once in each child; default: 8.")
+@click.option("-p", "--processes", type=Whole(*LIMITS["processes"]), help="Child processes; default: the usable CPUs.")
+@click.option("-c", "--concurrency", type=Whole(*LIMITS["concurrency"]), help="Jobs at once in each child; default: 8.")
 @click.option("--preload", is_flag=True, help="Import the app once; the children are copies and share its memory.")
-@click.option("--max-jobs-per-child", metavar="N", type=Whole("max-jobs-per-child"),
+@click.option("--max-jobs-per-child", metavar="N", type=Whole(*LIMITS["max-jobs-per-child"]),
               help="Replace a child after so many jobs; default: never.")  # fmt: skip
 @click.option("--max-memory-per-child", metavar="SIZE", type=Size(),
               help="Replace a child that has more than this resident, 500MB; default: never.")  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from mouso.cli.base import Whole
 from mouso.config import printable
 from mouso.demo.source import WrongFolder, find_files, standard_library
 from mouso.demo.store import Store, StoreInUse
@@ -30,7 +31,7 @@ _SHOWN = 10
     help="Where its store, report, mails and log go.",
 )
 @click.option("--fresh", is_flag=True, help="Start afresh, even if a demo was interrupted.")
-@click.option("-p", "--processes", type=click.IntRange(1, 64), help="The worker's child processes; default: the CPUs.")
+@click.option("-p", "--processes", type=Whole(1, 64), help="The worker's child processes; default: the CPUs.")
 def demo(folder: Path | None, store: Path, fresh: bool, processes: int | None) -> int:
     """See it all work: analyse a code base, one job per file.
 

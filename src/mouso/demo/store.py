@@ -45,6 +45,8 @@ class Store:
         Raises:
             StoreInUse: It holds something else, or another demo runs there.
         """
+        if not str(self.folder).isprintable():
+            raise StoreInUse(f"--store {str(self.folder)!r:.80} holds a character that cannot be shown; name another")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _NOTE).exists() and any(self.folder.iterdir()):
