@@ -76,6 +76,25 @@ SOURCE = """
     def commits(ctx: Context, n: int) -> None:
         ctx.transaction().commit()
 
+    def pay_and_fork(ctx: Context, n: int) -> int:
+        pay(ctx, n)
+        for code, how in enumerate(("returns", "raises")):
+            pid = os.fork()
+            if pid == 0 and how == "raises":
+                raise ValueError("in a fork")
+            if pid == 0:
+                return -1
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+        return n
+
+    @app.task
+    def forks(ctx: Context, n: int) -> int:
+        return pay_and_fork(ctx, n)
+
+    @app.task
+    async def forks_in_a_coroutine(ctx: Context, n: int) -> int:
+        return pay_and_fork(ctx, n)
+
     @app.task
     def enqueues(n: int) -> int:
         follow.delay(n)
@@ -111,6 +130,19 @@ def test_all_of_it_is_committed(bench: Bench, effects: Effects, kind: str) -> No
     told = [line.text for line in bench.wait_for("job.completed", 6)]
     assert sorted(told) == sorted([f"jobs.{kind}", "jobs.follow"] * 3)
     assert not any("too late" in worker.log for worker in bench.workers)
+
+
+@pytest.mark.parametrize("kind", ["forks", "forks_in_a_coroutine"])
+def test_a_fork_ends_no_transaction(bench: Bench, effects: Effects, kind: str) -> None:
+    """Not by its return and not by its error: the connection, and the job, are those of the process that made it."""
+    jobs = app(bench, effects)
+    worker = bench.worker()
+    worker.quiet = False  # the fork shows its error
+    handles = [getattr(jobs, kind).delay(n) for n in range(3)]
+    assert [handle.get(timeout=WAIT) for handle in handles] == [0, 1, 2]
+    assert effects.rows() == [(handle.id, n) for n, handle in enumerate(handles)]
+    assert [(handle.record.attempts, handle.record.claims) for handle in handles] == [(0, 1)] * 3
+    assert len(jobs.app.jobs(task="jobs.follow")) == 3
 
 
 @pytest.mark.parametrize("kind", ["raises", "raises_in_a_coroutine", "snoozes"])

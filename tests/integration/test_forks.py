@@ -77,11 +77,22 @@ def returns() -> str:
         return "what nobody shall see"
     return f"exit code {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
 
+def exits() -> list[int]:
+    codes = []
+    for how in (0, 3, None, "a word", ValueError("wrong")):
+        pid = os.fork()
+        if pid == 0 and isinstance(how, ValueError):
+            raise how
+        if pid == 0:
+            sys.exit(how)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return codes
+
 def blocked() -> list[int]:
     terminate()
     return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
-ALL = {each.__name__: each for each in (pool, terminate, interrupt, own_handler, returns, blocked)}
+ALL = {each.__name__: each for each in (pool, terminate, interrupt, own_handler, returns, exits, blocked)}
 
 @app.task(timeout=60)
 def plain(what: str) -> object:
@@ -102,6 +113,7 @@ FOUND = {
     "interrupt": [False, 3],
     "own_handler": [False, 4],
     "returns": "exit code 0",
+    "exits": [0, 3, 0, 1, 1],
     "blocked": [],
 }
 
@@ -125,6 +137,10 @@ def test_what_a_job_forks_can_be_ended(bench: Bench, kind: str, preload: tuple[s
         for handle in handles[what]:
             assert handle.get(timeout=3 * WAIT) == expected, what
     assert set(children) <= set(worker.children()), "none of them died"
+    worker.quiet = False  # each fork that ended by an error has shown it
+    assert worker.log.count("Traceback (most recent call last)") == worker.log.count("ValueError: wrong") == 3
+    assert worker.log.count("a word") == 3
+    assert " is dead" not in worker.log, "what a fork does is not what the job does"
 
 
 def test_signals_pass_by_what_runs_jobs_and_its_copies(bench: Bench) -> None:

@@ -8,12 +8,15 @@ job's retry policy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -120,6 +123,9 @@ class Executor:
     Args:
         worker: The id of the worker that claims.
         report: Takes a running job's progress, and the lines that it logs.
+
+    Attributes:
+        forked: This process is a fork that a job has made: what becomes of the job is none of its business.
     """
 
     def __init__(self, app: Mouso, worker: str, report: Callable[[Context, Progress | LogLine], None]) -> None:
@@ -129,6 +135,7 @@ class Executor:
         self._logging = threading.Lock()
         self._loop_meter = Meter()
         self._pid = os.getpid()
+        self.forked = False
         self._looked = -1.0
         self._peak: int | None = None
         self._ahead = 0
@@ -239,6 +246,8 @@ class Executor:
 
     async def _commit(self, context: Context, ending: Transaction, outcome: Outcome) -> None:
         """Ends the job in its own transaction; if that is fenced, the supervisor learns of it by the outcome."""
+        if self.forked:  # the connection is that of the process that made it
+            return
         if ending.settle(self._worker, outcome, context.reported):
             await ending.commit()
             outcome.stored = True
@@ -248,6 +257,8 @@ class Executor:
         self._app.producer.join(None)
 
     async def _roll_back(self, context: Context, ending: Transaction) -> None:
+        if self.forked:
+            return
         context.ending = None
         self._app.producer.join(None)
         await ending.roll_back()
@@ -326,7 +337,9 @@ class Executor:
             context.printed.end()
 
     def ended(self, run: Run, error: BaseException) -> Outcome:
-        """What an exception makes of the job."""
+        """What an exception makes of the job; a fork that the job has made ends with it."""
+        if self.forked:
+            _end_fork(error)
         now = SYSTEM.monotonic()
         took = now - run.started
         cpu = _cpu(run, now)
@@ -392,6 +405,21 @@ def _cpu(run: Run, now: float) -> float | None:
         return None
     took = now - (run.started if run.cpu is None else run.began)
     return (run.cpu or 0.0) + (took if took < FINE else run.meter.spent(took))
+
+
+def _end_fork(error: BaseException) -> NoReturn:
+    """Ends a fork by an exception that nobody has caught, as Python ends a program by it."""
+    code: object = 1
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        code = error.code or 0
+    elif isinstance(error, SystemExit):
+        print(error.code, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code & 0xFF if isinstance(code, int) else 1)
 
 
 def _now(step: Coroutine[Any, Any, None]) -> None:

@@ -121,7 +121,7 @@ class Pool:
 
     def forked(self) -> None:
         """This process is a fork that a job has made, and no child of the supervisor: it ends when that job returns."""
-        self._forked = True
+        self._forked = self._executor.forked = True
         self._queue.clear()
         self._handed.clear()
 
