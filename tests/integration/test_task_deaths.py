@@ -17,6 +17,12 @@ DEATHS = {
     "segfault": ("import ctypes; ctypes.string_at(0)", "signal 11, SIGSEGV"),
     "abort": ("os.abort()", "signal 6, SIGABRT"),
     "closed descriptors": ("os.closerange(3, 4096)", "; it closed file descriptors that it had not opened"),
+    "closed sockets": (
+        "for name in os.listdir('/proc/self/fd'):\n"
+        "    if os.path.exists(path := f'/proc/self/fd/{name}') and os.readlink(path).startswith('socket:'):\n"
+        "        os.close(int(name))",
+        "; it closed file descriptors that it had not opened",
+    ),
     "closed one by one": ("[os.close(int(name)) for name in os.listdir('/proc/self/fd')[3:]]", "; it closed file"),
 }
 

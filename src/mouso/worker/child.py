@@ -118,8 +118,10 @@ class Child:
         loop.stop()
 
     def _send(self, message: frames.ToSupervisor) -> None:
-        with contextlib.suppress(OSError):  # the supervisor is gone; the reader sees it too
+        try:
             frames.send(self._sock, message)
+        except OSError as error:  # the supervisor is gone; the reader sees it too
+            end_if_closed(error)
 
     def _kick(self) -> None:
         if self._sleeping:
@@ -148,7 +150,8 @@ class Child:
             if self._sock.fileno() in ready:
                 try:
                     data = self._sock.recv(_READ)
-                except OSError:  # the supervisor died with outcomes unread
+                except OSError as error:  # the supervisor died with outcomes unread
+                    end_if_closed(error)
                     data = b""
                 if not data:
                     self._orphaned(pool)

@@ -39,10 +39,12 @@ def stretch() -> None:
 
 
 def end_if_closed(error: BaseException) -> None:
-    """Ends this process as the wire does if the error is that a descriptor is closed: a thread that waits for one may
-    wake before the call returns that closes them all, and so before the signal comes.
+    """Ends this process as the wire does if the error is that a descriptor is closed, or leads to something else by now.
+
+    A thread that waits for one may wake before the call returns that closes them all, and so before the signal comes;
+    and some close others than the wire's.
     """
-    if _ends and isinstance(error, OSError) and error.errno == errno.EBADF:
+    if _ends and isinstance(error, OSError) and error.errno in (errno.EBADF, errno.ENOTSOCK):
         os.kill(os.getpid(), ENDED_BY)
 
 
