@@ -27,12 +27,12 @@ WRITER = """
     import os, random, sys
     from mouso.brokers import connect
     from mouso.brokers.base import Want
-    from mouso.brokers.sqlite import store
+    from mouso.brokers.sqlite import checkpoints
     from mouso.job import Job, JobState, Outcome, new_id
 
     broker, outcomes = connect(sys.argv[1]), []
     acknowledged = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
-    store.CHECKPOINT_BYTES = int(sys.argv[3])
+    checkpoints.CHECKPOINT_BYTES = int(sys.argv[3])
     while True:
         payload, count = os.urandom(random.randrange(900)), random.choice((1, 1, 9))
         jobs = [Job(id=new_id(), task="t", payload=payload) for _ in range(count)]

@@ -10,7 +10,7 @@ import pytest
 
 from mouso.brokers import connect
 from mouso.brokers.base import JobFilter
-from mouso.brokers.sqlite import store as module
+from mouso.brokers.sqlite import checkpoints as module
 from mouso.brokers.sqlite.broker import SQLiteBroker
 from mouso.job import Job, new_id
 
@@ -34,6 +34,13 @@ def fill(broker: SQLiteBroker, size: int) -> None:
         broker.enqueue([Job(id=new_id(), task="t", payload=b"x" * 10_000)])
 
 
+def checkpoint(broker: SQLiteBroker) -> bool:
+    """Whether all of the log was moved, and it was begun anew."""
+    store = broker._store
+    assert store._writer is not None
+    return store._checkpoints.make(store._writer)
+
+
 def log_size(broker: SQLiteBroker) -> int:
     return Path(f"{broker._store.path}-wal").stat().st_size
 
@@ -45,10 +52,10 @@ def test_nothing_is_moved_while_another_program_may_write(broker: SQLiteBroker) 
     before = Path(store.path).stat().st_mtime_ns
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert store._checkpoint() is False
+        assert checkpoint(broker) is False
         assert Path(store.path).stat().st_mtime_ns == before
         other.execute("ROLLBACK")
-        assert store._checkpoint() is True
+        assert checkpoint(broker) is True
     assert Path(store.path).stat().st_mtime_ns > before
 
 
@@ -59,20 +66,20 @@ def test_a_reader_is_not_waited_for(broker: SQLiteBroker) -> None:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM mouso_jobs").fetchone()
         fill(broker, 100_000)
-        assert store._checkpoint() is False
+        assert checkpoint(broker) is False
         fill(broker, 100_000)
-    assert store._checkpoint() is True
+    assert checkpoint(broker) is True
 
 
 def test_a_log_that_was_moved_is_begun_anew(broker: SQLiteBroker) -> None:
     store = broker._store
     fill(broker, 1_000_000)
-    size, number = store._log()
-    assert store._checkpoint() is True
-    again, other = store._log()
+    size, number = store._checkpoints.log()
+    assert checkpoint(broker) is True
+    again, other = store._checkpoints.log()
     assert (again, other != number) == (size, True)
     fill(broker, 500_000)
-    assert store._log()[0] == size, "what is written next overwrites what was moved"
+    assert store._checkpoints.log()[0] == size, "what is written next overwrites what was moved"
 
 
 def test_a_log_that_grew_behind_a_reader_is_cut(broker: SQLiteBroker) -> None:
@@ -81,10 +88,10 @@ def test_a_log_that_grew_behind_a_reader_is_cut(broker: SQLiteBroker) -> None:
     with closing(sqlite3.connect(store.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM mouso_jobs").fetchone()
-        fill(broker, 2 * module._MOST_LOG_KEPT)
-        assert log_size(broker) > 2 * module._MOST_LOG_KEPT
+        fill(broker, 2 * module.MOST_LOG_KEPT)
+        assert log_size(broker) > 2 * module.MOST_LOG_KEPT
     fill(broker, 2 * module.CHECKPOINT_BYTES)
-    assert log_size(broker) <= module._MOST_LOG_KEPT + 2 * module.CHECKPOINT_BYTES
+    assert log_size(broker) <= module.MOST_LOG_KEPT + 2 * module.CHECKPOINT_BYTES
 
 
 def test_many_writers_keep_the_log_short(broker: SQLiteBroker) -> None:
@@ -94,7 +101,7 @@ def test_many_writers_keep_the_log_short(broker: SQLiteBroker) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert log_size(broker) <= module._MOST_LOG_KEPT
+    assert log_size(broker) <= module.MOST_LOG_KEPT
     assert len(broker.find(JobFilter(limit=10_000))) == 4 * 800
     for one in others:
         one.close()
@@ -108,7 +115,7 @@ def test_a_file_that_was_just_moved_away_is_not_made_anew(tmp_path: Path) -> Non
     broker = connect_to(path)
     broker.enqueue([Job(id="a", task="t")])
     path.rename(tmp_path / "away.db")
-    assert not broker._store._checkpoint()
+    assert not checkpoint(broker)
     assert not path.exists()
     (tmp_path / "away.db").rename(path)
     assert [job is not None for job in broker.get(["a"])] == [True]

@@ -132,7 +132,7 @@ def test_connections_of_others_may_come_and_go(path: Path) -> None:
 def test_where_the_system_does_not_tell(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "_HERE", "/nowhere")
     with closing(opened(path)) as broker:
-        assert [number for number, _ in broker._store._writes_with] == [broker._store._gate]
+        assert [number for number, _ in broker._store._writes_with] == [broker._store._gate.held[0]]
         assert broker._store._reads_with == ()
         broker.enqueue([Job(id="first", task="t")])
         assert len(broker.find(JobFilter())) == 1

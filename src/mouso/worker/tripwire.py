@@ -39,7 +39,7 @@ def stretch() -> None:
 
 
 def end_if_closed(error: BaseException) -> None:
-    """Ends this process as the wire does if the error is that a descriptor is closed, or leads to something else by now.
+    """Ends this process as the wire does if the error is that a descriptor is closed, or leads to something else.
 
     A thread that waits for one may wake before the call returns that closes them all, and so before the signal comes;
     and some close others than the wire's.

@@ -1,11 +1,8 @@
-"""One SQLite file, opened safely: transactions with a deadline, checkpoints, and errors in Mouso's words.
+"""One SQLite file, opened safely: transactions with a deadline, and errors in Mouso's words.
 
-**Checkpoints.** SQLite before 3.51.3 (but for 3.50.7 and 3.44.6) can corrupt a WAL file when one connection checkpoints
-while another resets the log (https://www.sqlite.org/wal.html, section 11.1). Only writers reset it, so automatic
-checkpoints are off, and one is made explicitly, on a connection of its own, while this one holds the writer's lock. The
-modes FULL, RESTART and TRUNCATE, which are said to take that lock themselves, go on without it when they do not get it
-in time. The log is begun anew by the next commit, and not shortened: a commit that overwrites is durable in
-110 µs, one that must lengthen the file first in 200.
+Somebody may delete, move or replace the file, its log or the log's index, or close what this process has open of them,
+while all of it is in use. So who writes passes the gate and looks whether all is what it was; if not, ``_mend`` saves
+what can be saved, opens anew, or refuses. That is the slow path; the fast one is in ``write``.
 """
 
 from __future__ import annotations
@@ -23,32 +20,16 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from mouso.brokers.sqlite import descriptors, faults, ground, locks, schema
-from mouso.brokers.sqlite.rows import lenient
+from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, schema
+from mouso.brokers.sqlite.checkpoints import Checkpoints
+from mouso.brokers.sqlite.gate import Gate
+from mouso.brokers.sqlite.transactions import locked, roll_back
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
 
-CHECKPOINT_BYTES = 4 << 20
-_COMMIT_BYTES = 6 << 10
-_CHANGE_BYTES = 150
-_CHECKPOINT_PAUSE = 0.05
-_CHECKPOINT_WAIT = 0.05
-_CHECKPOINT_TRIES = 3
-_TOLD = 0.1
-_ROOM_PAUSE = 1.0
-_MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
-_COUNT_CHECKPOINT = (
-    "INSERT INTO mouso_meta (key, value) VALUES ('checkpoints', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
-)
-_LOG_NUMBER = 12
-"""Where the checkpoint sequence number stands in the log (https://www.sqlite.org/fileformat2.html, 4.1)."""
-_LOOK_BYTES = 128 << 10
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
-_BEGIN_PAUSE = 0.002
 _READ_WAIT = 5.0
-_PAGE_SIZE = "page_size = 2048"
-"""For new files. An enqueue writes a page of each of four trees: at 2 KiB it takes 63 µs, at SQLite's 4 KiB 76 µs."""
 _BROKEN = 70
 _LOST_DESCRIPTORS = (
     "this process has closed file descriptors that SQLite was using, as os.closerange() does; nothing was stored,"
@@ -90,11 +71,10 @@ class Store:
         self._reader: sqlite3.Connection | None = None
         self._file: tuple[int, ...] | None = None
         self._log_file: tuple[int, ...] | None = None
-        self._gate = -1
+        self._gate = Gate()
+        self._checkpoints = Checkpoints(self.path, self._connect)
         self._writes_with: descriptors.Held = ()
         self._reads_with: descriptors.Held = ()
-        self._next_checkpoint = 0.0
-        self._written = self._changes = self._log_size = self._look_at = 0
 
     def open(self, timeout: float = 5.0) -> None:
         """Opens the file, creating or upgrading its tables; when it is open already, sees that it is the same file."""
@@ -110,10 +90,10 @@ class Store:
             return
         deadline = SYSTEM.monotonic() + timeout
         ground.check(self.path, create=self._create)
-        if self._gate < 0:
+        if not self._gate.is_open:
             if not (saved or descriptors.leading_to(self.path)):
                 self._await_log(deadline)
-            self._gate = self._open_gate()
+            self._gate.open(self.path, create=self._create)
         try:
             self._connect_both(deadline, timeout)
         except BaseException:
@@ -124,8 +104,10 @@ class Store:
     def _connect_both(self, deadline: float, timeout: float) -> None:
         others = descriptors.leading_to(self.path)
         with ExitStack() as opened:
-            writer = opened.enter_context(closing(self._connect(timeout, create=self._create)))
-            self._prepare(writer, deadline, timeout)
+            writer = opened.enter_context(
+                closing(connecting.connect(self.path, self._synchronous, timeout, create=self._create))
+            )
+            connecting.prepare(writer, self.path, timeout, deadline)
             writer.execute("PRAGMA busy_timeout = 0")  # _begin waits, with shorter pauses
             writes_with = descriptors.held(self.path, others)
             index = descriptors.index_state(self.path)
@@ -137,13 +119,15 @@ class Store:
                 self._give_up()
             if not descriptors.log_fits(self.path, writes_with):
                 raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
-            reader = opened.enter_context(closing(self._connect(create=False)))
-            self._prepare(reader, deadline, timeout)  # else it would open the log only when it is needed
+            reader = opened.enter_context(closing(self._connect()))
+            connecting.prepare(
+                reader, self.path, timeout, deadline
+            )  # else it would open the log only when it is needed
             opened.pop_all()
-        self._writes_with = (*writes_with, descriptors.one(self._gate))
+        self._writes_with = (*writes_with, self._gate.held)
         self._reads_with = descriptors.held(self.path, others | {number for number, _ in writes_with})
         self._writer, self._reader = writer, reader
-        self._changes = writer.total_changes
+        self._checkpoints.opened(writer)
 
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
@@ -157,23 +141,11 @@ class Store:
             self._let_go()  # or Python warns of what nobody needs to close by hand
             self._close_gate()
 
-    def _open_gate(self) -> int:
-        """See ``locks``. It is closed after all connections: to close it drops the locks that SQLite has."""
-        try:
-            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if self._create else 0), 0o644)
-        except OSError as error:
-            raise faults.cannot_open(error, self.path) from error
-
     def _close_gate(self) -> None:
-        gate, self._gate = self._gate, -1
-        if gate < 0 or self.path in _ruined:
-            return
-        with suppress(OSError):
-            left = _left_gates.setdefault(descriptors.one(gate)[1][:2], set())
-            left.add(gate)
-            if left >= descriptors.of_the_same_file(gate):  # else other connections of this process are still in use
-                while left:
-                    os.close(left.pop())
+        if self.path in _ruined:
+            self._gate.forget()
+        else:
+            self._gate.close()
 
     def _disconnect(self) -> None:
         with self._reading:
@@ -188,7 +160,7 @@ class Store:
         elif self._writer is not None and descriptors.is_any_deleted(self._writes_with):
             with suppress(sqlite3.Error, BrokerError, OSError):
                 self._move_lost_log(self._writer)
-            with locks.occupied(self._gate):  # others may have another log, or another index, by now
+            with self._gate.in_use():  # others may have another log, or another index, by now
                 self._close_both()
         else:
             self._close_both()
@@ -210,6 +182,7 @@ class Store:
         """This process has lost what SQLite uses: what SQLite believes of its locks cannot be mended."""
         _ruined.add(self.path)
         self._disconnect()
+        self._close_gate()
         text = f"{self.path}: {_LOST_DESCRIPTORS}"
         if not self._create:
             log.critical("%s; child %d ends", text, os.getpid())
@@ -226,7 +199,7 @@ class Store:
         """
         if self._file is None or (found := _identity(self.path)) == self._file:
             return
-        gone = descriptors.is_nameless(self._gate)
+        gone = descriptors.is_nameless(self._gate.held[0])
         self._disconnect()
         self._close_gate()
         if found is None:
@@ -322,29 +295,25 @@ class Store:
                     connection.execute("BEGIN IMMEDIATE")
                     return connection
                 except faults.FAILURES as error:
-                    _roll_back(connection)
+                    roll_back(connection)
                     if not faults.is_busy(error):
                         raise self.translate(error) from error
-                self._leave()
+                self._gate.leave()
             now = SYSTEM.monotonic()
             if now >= deadline:
-                raise self._locked(timeout)
+                raise locked(self.path, timeout)
             time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
             pause = min(pause * 1.5, max(0.005, (now - began) / 10))
 
     def _enter(self) -> bool:
         """Whether this one has passed the gate."""
         try:
-            locks.pass_gate(self._gate, locks.SET, locks.ENTER)
+            self._gate.enter()
         except BlockingIOError:
             return False
         except (OSError, ValueError):  # it is not there any more: whoever mends will see why
             pass
         return True
-
-    def _leave(self) -> None:
-        with suppress(OSError, ValueError):
-            locks.pass_gate(self._gate, locks.SET, locks.LEAVE)
 
     @contextmanager
     def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
@@ -366,7 +335,7 @@ class Store:
             begun = False
             try:
                 # The gate takes 3 µs of the 180 that an enqueue takes, and to see that all is what it was, 5.
-                locks.pass_gate(self._gate, locks.SET, locks.ENTER)
+                self._gate.enter()
                 if (
                     connection is not None
                     and os.stat(self.path)[1:3] == self._file
@@ -382,30 +351,25 @@ class Store:
             try:
                 yield connection
             except faults.FAILURES as error:
-                _roll_back(connection)
-                self._make_room(error)
+                self._failed(connection, error)
                 raise self.translate(error) from error
             except BaseException:
-                _roll_back(connection)
+                roll_back(connection)
                 raise
             try:
                 connection.execute("COMMIT")
             except faults.FAILURES as error:
-                _roll_back(connection)
-                self._make_room(error)
+                self._failed(connection, error)
                 raise faults.commit_failed(error, self.path) from error
-            changes = connection.total_changes
-            self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
-            self._changes = changes
-            if self._written >= self._look_at:
-                self._checkpoint_if_due()
+            self._checkpoints.committed(connection)
         finally:
-            try:
-                locks.pass_gate(self._gate, locks.SET, locks.LEAVE)
-            except (OSError, ValueError):  # lost meanwhile, which whoever writes next will find
-                pass
-            finally:
-                self._writing.release()
+            self._gate.leave()
+            self._writing.release()
+
+    def _failed(self, connection: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:
+        roll_back(connection)
+        self._gate.look()
+        self._checkpoints.make_room(connection, error)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -416,9 +380,9 @@ class Store:
         ):
             with self._writing:
                 try:
-                    _roll_back(self._begin_with_care(SYSTEM.monotonic() + _READ_WAIT, _READ_WAIT))
+                    roll_back(self._begin_with_care(SYSTEM.monotonic() + _READ_WAIT, _READ_WAIT))
                 finally:
-                    self._leave()
+                    self._gate.leave()
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
@@ -428,14 +392,14 @@ class Store:
             except faults.FAILURES as error:
                 raise self.translate(error) from error
             finally:
-                _roll_back(self._reader)
+                roll_back(self._reader)
 
     def migrate(self) -> tuple[int, int]:
         """Upgrades the tables and returns the version before and after."""
         ground.check(self.path, create=self._create)
-        connection = self._connect()
+        connection = connecting.connect(self.path, self._synchronous, create=True)
         try:
-            return self._prepare(connection, SYSTEM.monotonic() + 5.0, 5.0), schema.VERSION
+            return connecting.prepare(connection, self.path, 5.0), schema.VERSION
         finally:
             connection.close()
 
@@ -454,150 +418,8 @@ class Store:
         name = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()[0]
         return bool(name) and os.path.exists(name) and os.path.samefile(name, self.path)
 
-    def _connect(self, timeout: float = 5.0, *, create: bool = True) -> sqlite3.Connection:
-        place = self.path if create else f"{Path(self.path).as_uri()}?mode=rw"  # it may be moved away at any moment
-        try:
-            connection = sqlite3.connect(
-                place, uri=not create, isolation_level=None, check_same_thread=False, timeout=timeout
-            )
-        except faults.FAILURES as error:
-            raise self.translate(error) from error
-        try:
-            for pragma in (
-                f"synchronous = {self._synchronous}",
-                "wal_autocheckpoint = 0",
-                f"journal_size_limit = {_MOST_LOG_KEPT}",
-                "cache_size = -4000",
-                "secure_delete = off",  # on by default in Debian's engine; costs a settle 0.7 µs
-                _PAGE_SIZE,
-            ):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.text_factory = lenient
-        except faults.FAILURES as error:
-            connection.close()
-            raise self.translate(error) from error
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> int:
-        """Brings file mode and tables up to date and returns the version found."""
-        try:
-            self._enter_wal(connection, deadline, timeout)
-            found = schema.usable_version(connection, self.path)
-            if found == schema.VERSION:
-                return found
-            self._begin(connection, deadline, timeout)
-            try:
-                found = schema.usable_version(connection, self.path)
-                if found < schema.VERSION:
-                    schema.upgrade(connection, found, self.path)
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-        except faults.FAILURES as error:
-            raise self.translate(error) from error
-        return found
-
-    def _enter_wal(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
-        """Switches the file to a log, for which nobody else may use it at that moment."""
-        while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            try:
-                connection.execute("PRAGMA journal_mode = wal")
-            except sqlite3.OperationalError as error:
-                if not faults.is_busy(error):
-                    raise
-                time.sleep(_PAUSE)
-            if SYSTEM.monotonic() > deadline:
-                raise self._locked(timeout)
-
-    def _begin(self, connection: sqlite3.Connection, deadline: float, timeout: float) -> None:
-        """Takes SQLite's lock for what needs no gate: tables, and checkpoints of who has passed it."""
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                return
-            except faults.FAILURES as error:
-                if not faults.is_busy(error):
-                    raise self.translate(error) from error
-            if SYSTEM.monotonic() >= deadline:
-                raise self._locked(timeout)
-            time.sleep(_BEGIN_PAUSE)
-
-    def _locked(self, timeout: float) -> BrokerUnavailable:
-        # Who had to wait for other calls of this process before has hardly any time left here.
-        waited = (
-            f"stayed locked by another transaction for {timeout:.3g} s"
-            if timeout >= _TOLD
-            else ("is locked by another transaction, and the time to wait for it is over")
-        )
-        return BrokerUnavailable(f"{self.path} {waited}; nothing was stored, try again")
-
-    def _checkpoint_if_due(self) -> None:
-        """Checkpoints when enough was written: by this process, as estimated, or by all, as the file has grown."""
-        self._look_at = self._written + _LOOK_BYTES
-        size, _ = self._log()
-        now = SYSTEM.monotonic()
-        due = self._written >= CHECKPOINT_BYTES or size >= self._log_size + CHECKPOINT_BYTES
-        if not due or now < self._next_checkpoint:
-            return
-        self._next_checkpoint = now + _CHECKPOINT_PAUSE
-        if self._checkpoint():
-            self._written, self._look_at = 0, _LOOK_BYTES
-            self._log_size = self._log()[0]
-
-    def _make_room(self, error: sqlite3.Error | MemoryError) -> None:
-        """On a full disk: what the log holds is moved into the file, so that the next transactions can overwrite it."""
-        now = SYSTEM.monotonic()
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL and now >= self._next_checkpoint:
-            self._next_checkpoint = now + _ROOM_PAUSE
-            self._checkpoint()
-
-    def _checkpoint(self) -> bool:
-        """Moves the log into the file and begins it anew; returns False if a reader was in the way, or anything failed.
-
-        A log of which all was moved is begun anew by the first commit that finds no reader in it. Readers are short,
-        but for a backup, so that commit is made at once: it counts the checkpoints.
-        """
-        writer = self._writer
-        assert writer is not None
-        _, before = self._log()
-        try:
-            if not self._move_log(writer):
-                return False
-            for _ in range(_CHECKPOINT_TRIES):
-                self._begin(writer, SYSTEM.monotonic() + _CHECKPOINT_WAIT, _CHECKPOINT_WAIT)
-                writer.execute(_COUNT_CHECKPOINT)
-                writer.execute("COMMIT")
-                if self._log()[1] != before:
-                    return True
-        except (sqlite3.Error, BrokerError, ConfigError):
-            _roll_back(writer)
-        return False
-
-    def _move_log(self, writer: sqlite3.Connection) -> bool:
-        """Whether the whole log was moved into the file. Nobody writes meanwhile, so nobody resets the log."""
-        self._begin(writer, SYSTEM.monotonic() + _CHECKPOINT_WAIT, _CHECKPOINT_WAIT)
-        try:
-            checkpointer = self._connect(create=False)
-            try:
-                (busy, frames, moved) = checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            finally:
-                checkpointer.close()
-        finally:
-            _roll_back(writer)
-        return not busy and frames == moved
-
-    def _log(self) -> tuple[int, bytes]:
-        """The size of the log, and the number that it gets anew each time it is begun. To open its file is safe, as
-        SQLite's locks are on others."""
-        try:
-            log = os.open(self.path + "-wal", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return 0, b""
-        try:
-            return os.fstat(log).st_size, os.pread(log, 4, _LOG_NUMBER)
-        finally:
-            os.close(log)
+    def _connect(self) -> sqlite3.Connection:
+        return connecting.connect(self.path, self._synchronous)
 
     def translate(self, error: sqlite3.Error | MemoryError) -> BrokerError | ConfigError:
         """A client's error in Mouso's words."""
@@ -606,8 +428,6 @@ class Store:
 
 _ruined: set[str] = set()
 """Files that this process, or the one that it is a copy of, cannot use any more."""
-_left_gates: dict[tuple[int, ...], set[int]] = {}
-"""Of stores that are closed, by inode and device of their files."""
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
@@ -628,8 +448,7 @@ def _after_fork(*, child: bool) -> None:
     for store in _forking:
         if child:
             _abandoned.extend((store._writer, store._reader))
-            if store._gate >= 0:
-                os.close(store._gate)  # or a transaction under which its parent dies would last as long as this process
+            store._gate.close_copy()
             store._reset()
         else:
             store._reading.release()
@@ -664,9 +483,3 @@ def _identity(path: str) -> tuple[int, ...] | None:
         return None
     except OSError as error:
         raise BrokerUnavailable(f"{path} cannot be reached: {error.strerror}; nothing was stored, try again") from error
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        with suppress(*faults.FAILURES):
-            connection.execute("ROLLBACK")

@@ -1,0 +1,147 @@
+"""The gate that writers of a store pass one at a time.
+
+SQLite's own lock is dropped when its process closes *any* descriptor of the file that it lies on, as a job does that
+copies the store's files while another one writes. The gate is an open file description lock (``fcntl(2)``,
+``F_OFD_SETLK``) on a byte of the database file that SQLite does not use: it lasts as long as what it was taken with.
+
+A job may even close all descriptors of the store, found by their name. So what the gate is taken with is under way in a
+socket as well that nobody reads: it stays open, and a transaction that has begun keeps the others out until it is over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from mouso.brokers.sqlite import descriptors, faults
+from mouso.brokers.sqlite.locks import USERS
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    _HERE = False
+else:
+    _HERE = hasattr(fcntl, "F_OFD_SETLK")
+
+_PLACE = USERS[1] + 1024
+
+
+def _lock(kind: int, first: int, last: int) -> bytes:
+    """A ``struct flock``."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, last - first + 1, 0)
+
+
+def _open_gate(descriptor: int, command: int, lock: bytes, /) -> object:
+    """Where there are no such locks."""
+    return None
+
+
+_pass: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
+if _HERE:
+    _SET, _ENTER, _LEAVE = fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE), _lock(fcntl.F_UNLCK, _PLACE, _PLACE)
+    _USE, _USE_NO_MORE = _lock(fcntl.F_RDLCK, *USERS), _lock(fcntl.F_UNLCK, *USERS)
+else:
+    _SET, _ENTER, _LEAVE, _USE, _USE_NO_MORE = 0, b"", b"", b"", b""
+
+_left: dict[tuple[int, ...], set[int]] = {}
+"""Descriptors of gates that are closed, by inode and device of their files."""
+
+
+class Gate:
+    """The gate as one store of this process passes it.
+
+    Attributes:
+        held: Its descriptor and the file that it leads to; a number of -1 while it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.held: tuple[int, tuple[int, ...]] = (-1, ())
+        self._number = -1
+        self._under_way: socket.socket | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._number >= 0
+
+    def open(self, path: str, *, create: bool) -> None:
+        """Opens it, and the file with it.
+
+        Raises:
+            BrokerUnavailable: This process has no descriptor left.
+            ConfigError: The file cannot be opened.
+        """
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
+        except OSError as error:
+            raise faults.cannot_open(error, path) from error
+        self._number, self.held = number, descriptors.one(number)
+        with suppress(OSError):  # a system without such sockets, or no descriptor left
+            entrance, self._under_way = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with entrance:
+                socket.send_fds(entrance, [b"."], [number])
+
+    def enter(self) -> None:
+        """Passes it.
+
+        Raises:
+            BlockingIOError: Another one has.
+            OSError: Its descriptor is closed.
+        """
+        _pass(self._number, _SET, _ENTER)
+
+    def leave(self) -> None:
+        """Lets the next one pass."""
+        with suppress(OSError, ValueError):  # closed meanwhile, which whoever passes next will find
+            _pass(self._number, _SET, _LEAVE)
+
+    def look(self) -> None:
+        """Gives it up if its descriptor was closed: nobody here passes it any more, and others need not wait."""
+        if not descriptors.are_own((self.held,)):
+            self._give_up()
+
+    def close(self) -> None:
+        """Closes it after all connections: to close the file drops the locks that SQLite has."""
+        number, self._number = self._number, -1
+        if number < 0:
+            return
+        self._give_up()
+        with suppress(OSError):
+            left = _left.setdefault(self.held[1][:2], set())
+            left.add(number)
+            if left >= descriptors.of_the_same_file(number):  # else other connections of this process are in use
+                while left:
+                    os.close(left.pop())
+
+    def forget(self) -> None:
+        """Gives up what may lead to something else by now."""
+        self._number = -1
+        self._give_up()
+
+    def close_copy(self) -> None:
+        """In a fork: or a transaction under which its parent dies would last as long as this process."""
+        number, self._number = self._number, -1
+        if number >= 0:
+            os.close(number)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self._under_way is not None:
+            self._under_way.close()
+            self._under_way = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """For the length of the block the database file is in use, as if by another process.
+
+        Who closes a file that nobody else uses moves its log into it by the index that it knows, and deletes the log.
+        """
+        with suppress(OSError, ValueError):
+            _pass(self._number, _SET, _USE)
+        try:
+            yield
+        finally:
+            with suppress(OSError, ValueError):
+                _pass(self._number, _SET, _USE_NO_MORE)
