@@ -180,14 +180,20 @@ class Store:
 
     def _give_up(self) -> NoReturn:
         """This process has lost what SQLite uses: what SQLite believes of its locks cannot be mended."""
-        _ruined.add(self.path)
-        self._disconnect()
-        self._close_gate()
         text = f"{self.path}: {_LOST_DESCRIPTORS}"
         if not self._create:
             log.critical("%s; child %d ends", text, os.getpid())
             os._exit(_BROKEN)
+        _ruined.add(self.path)
+        self._disconnect()
+        self._close_gate()
         raise ConfigError(text)
+
+    def _end_if_lost(self) -> None:
+        """Ends a worker's process in which a call failed because its descriptors are closed: no job of it is to blame,
+        and none is charged for what another one did."""
+        if not (self._create or self._holds_its_own()):
+            self._give_up()
 
     def _check_file(self) -> None:
         """Refuses to go on if the path leads to another file than the one that is open, or to none.
@@ -367,6 +373,7 @@ class Store:
             self._writing.release()
 
     def _failed(self, connection: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:
+        self._end_if_lost()
         roll_back(connection)
         self._gate.look()
         self._checkpoints.make_room(connection, error)
@@ -390,6 +397,7 @@ class Store:
                 self._reader.execute("BEGIN")
                 yield self._reader
             except faults.FAILURES as error:
+                self._end_if_lost()
                 raise self.translate(error) from error
             finally:
                 roll_back(self._reader)
