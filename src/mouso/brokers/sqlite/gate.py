@@ -60,6 +60,7 @@ class Gate:
     def __init__(self) -> None:
         self.held: tuple[int, tuple[int, ...]] = (-1, ())
         self._number = -1
+        self._file: tuple[int, ...] = ()
         self._under_way: socket.socket | None = None
 
     @property
@@ -78,6 +79,7 @@ class Gate:
         except OSError as error:
             raise faults.cannot_open(error, path) from error
         self._number, self.held = number, descriptors.one(number)
+        self._file = self.held[1][:2]
         with suppress(OSError):  # a system without such sockets, or no descriptor left
             entrance, self._under_way = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             with entrance:
@@ -93,14 +95,14 @@ class Gate:
         _pass(self._number, _SET, _ENTER)
 
     def leave(self) -> None:
-        """Lets the next one pass."""
-        with suppress(OSError, ValueError):  # closed meanwhile, which whoever passes next will find
-            _pass(self._number, _SET, _LEAVE)
-
-    def look(self) -> None:
-        """Gives it up if its descriptor was closed: nobody here passes it any more, and others need not wait."""
-        if not descriptors.are_own((self.held,)):
-            self._give_up()
+        """Lets the next one pass. If its descriptor was closed, nobody here passes it any more."""
+        try:
+            if os.fstat(self._number)[1:3] == self._file:  # 1 µs; else another file has its number
+                _pass(self._number, _SET, _LEAVE)
+                return
+        except (OSError, ValueError):
+            pass
+        self._give_up()
 
     def close(self) -> None:
         """Closes it after all connections: to close the file drops the locks that SQLite has."""
@@ -109,7 +111,7 @@ class Gate:
             return
         self._give_up()
         with suppress(OSError):
-            left = _left.setdefault(self.held[1][:2], set())
+            left = _left.setdefault(self._file, set())
             left.add(number)
             if left >= descriptors.of_the_same_file(number):  # else other connections of this process are in use
                 while left:

@@ -375,7 +375,6 @@ class Store:
     def _failed(self, connection: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:
         self._end_if_lost()
         roll_back(connection)
-        self._gate.look()
         self._checkpoints.make_room(connection, error)
 
     @contextmanager
@@ -397,7 +396,6 @@ class Store:
                 self._reader.execute("BEGIN")
                 yield self._reader
             except faults.FAILURES as error:
-                self._end_if_lost()
                 raise self.translate(error) from error
             finally:
                 roll_back(self._reader)
@@ -431,6 +429,7 @@ class Store:
 
     def translate(self, error: sqlite3.Error | MemoryError) -> BrokerError | ConfigError:
         """A client's error in Mouso's words."""
+        self._end_if_lost()
         return faults.translate(error, self.path)
 
 
