@@ -235,3 +235,49 @@ def test_closing_all_in_the_middle_of_transactions(path: Path) -> None:
     wait_until(lambda: not any(thread.is_alive() for thread in threads), timeout=120)
     assert ends == [-signal.SIGIO] * 24
     assert len(ids(path)) > 24
+
+
+IN_A_TRANSACTION = """
+import subprocess
+OTHER = '''
+import sys
+from mouso.brokers import connect
+from mouso.errors import BrokerUnavailable
+from mouso.job import Job
+broker = connect(sys.argv[1])
+try:
+    broker.enqueue([Job(id=sys.argv[2], task="t")], timeout=float(sys.argv[3]))
+except BrokerUnavailable as error:
+    assert "stayed locked by another transaction" in str(error), error
+    sys.exit(75)
+'''
+def another(id, timeout):
+    return subprocess.run([sys.executable, "-c", OTHER, url, id, str(timeout)]).returncode
+
+store = broker._store
+try:
+    with store.write() as connection:
+        connection.execute("INSERT INTO mouso_meta (key, value) VALUES ('lost', 1)")
+        lost = [n for end in ("", "-wal", "-shm") for n in leading_to(f"{folder}/jobs.db{end}")]
+        for number in lost:
+            os.close(number)
+        if "reused" in sys.argv:
+            files = [os.open(f"{folder}/other", os.O_RDWR | os.O_CREAT) for _ in lost]
+        assert another("meanwhile", 0.5) == 75
+        if "raises" in sys.argv:
+            raise KeyError
+except Exception as error:
+    print(type(error).__name__)
+assert another("after", 30) == 0
+refused(lambda: enqueue("second"))
+"""
+
+
+@pytest.mark.parametrize("how", ["commits", "raises", "reused"])
+def test_nobody_else_writes_until_a_transaction_is_over_that_has_lost_its_descriptors(path: Path, how: str) -> None:
+    """SQLite's locks are gone with them, and so is what the gate was taken with, but for its copy that is under way."""
+    done = run(PROGRAM + IN_A_TRANSACTION, path.parent, how)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = {"raises": "KeyError", "commits": "BrokerUnavailable", "reused": "OutcomeUnknown"}
+    assert done.stdout.strip() == told[how]
+    assert ids(path) == ["first", "after"]

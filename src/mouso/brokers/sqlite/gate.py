@@ -94,15 +94,16 @@ class Gate:
         """
         _pass(self._number, _SET, _ENTER)
 
-    def leave(self) -> None:
-        """Lets the next one pass. If its descriptor was closed, nobody here passes it any more."""
+    def leave(self) -> bool:
+        """Lets the next one pass. If its descriptor was closed, which is False, nobody here passes it any more."""
         try:
             if os.fstat(self._number)[1:3] == self._file:  # 1 µs; else another file has its number
                 _pass(self._number, _SET, _LEAVE)
-                return
+                return True
         except (OSError, ValueError):
             pass
         self._give_up()
+        return False
 
     def close(self) -> None:
         """Closes it after all connections: to close the file drops the locks that SQLite has."""

@@ -25,7 +25,7 @@ from mouso.brokers.sqlite.checkpoints import Checkpoints
 from mouso.brokers.sqlite.gate import Gate
 from mouso.brokers.sqlite.transactions import locked, roll_back
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
+from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
@@ -369,8 +369,22 @@ class Store:
                 raise faults.commit_failed(error, self.path) from error
             self._checkpoints.committed(connection)
         finally:
-            self._gate.leave()
+            own = self._gate.leave()
             self._writing.release()
+        if not own:
+            self._check_what_was_stored()
+
+    def _check_what_was_stored(self) -> None:
+        """A commit may have gone into other files, which had the numbers of those that SQLite believes to be its own.
+
+        Raises:
+            OutcomeUnknown: It may have.
+        """
+        try:
+            with self._writing:
+                self._check_descriptors()
+        except ConfigError as error:
+            raise OutcomeUnknown(f"{self.path}: {_LOST_DESCRIPTORS.replace('nothing', 'perhaps nothing')}") from error
 
     def _failed(self, connection: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:
         self._end_if_lost()
