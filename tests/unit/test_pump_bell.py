@@ -52,7 +52,8 @@ class Broker:
         return rung
 
     def ring(self, jobs: int) -> None:
-        self.jobs += jobs
+        with self._lock:
+            self.jobs += jobs
         self.entered.clear()
         self.bell.set()
 
@@ -102,7 +103,7 @@ class Fleet(EmptyFleet):
         self.leases: list[Lease] = []
 
     def room(self) -> int:
-        return self.slots - len(self.leases)
+        return max(self.slots - len(self.leases), 0)
 
     def has(self, jobs: int) -> bool:
         return len(self.leases) == jobs

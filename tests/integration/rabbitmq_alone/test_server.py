@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from mouso import Mouso
-from mouso.brokers.base import Level, Retention
+from mouso.brokers.base import JobFilter, Level, Retention
 from mouso.brokers.rabbitmq import names as naming
 from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
+from mouso.brokers.rabbitmq.desk import Steps
+from mouso.brokers.rabbitmq.shelf import Shelf
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
 from mouso.job import JobState
 from mouso.testing.conformance.kit import W1, claim, enqueue, outcome, settle
@@ -222,3 +224,21 @@ def test_a_deleted_queue_is_made_again(bench: Bench, server: RabbitServer) -> No
             client.channel().queue_delete(jobs.app.broker._sending.names.work("default", level))
     jobs.pause.delay(2, 0.0)
     bench.wait_for("end", 2)
+
+
+def test_a_lock_that_goes_in_the_moment_in_which_it_is_taken(
+    broker: LoneRabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue that keeps other readers out is deleted by the server when it finds the time after the last reading."""
+    enqueue(broker, "a")
+    settle(broker, outcome(claimed(broker)[0], JobState.DEAD))
+    steps, late = Shelf._steps, [True]
+
+    def stepping(self: Shelf, channel: Any, *args: Any) -> Steps[None]:
+        if late.pop() if late else False:
+            yield lambda done: channel.queue_declare(self._lock, passive=True, callback=done)
+        yield from steps(self, channel, *args)
+
+    monkeypatch.setattr(Shelf, "_steps", stepping)
+    assert [job.id for job in broker.find(JobFilter(states=frozenset({JobState.DEAD})))] == ["a"]
+    assert not late

@@ -17,7 +17,7 @@ from pika.channel import Channel
 from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.publisher import Parcel, Publisher
-from mouso.brokers.rabbitmq.topology import LOCKED, Topology
+from mouso.brokers.rabbitmq.topology import LOCKED, NOT_FOUND, Topology
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable
 
@@ -55,6 +55,7 @@ class Shelf:
     def __init__(self, desk: Desk, publisher: Publisher, topology: Topology, name: str) -> None:
         self._desk, self._publisher, self._topology = desk, publisher, topology
         self._name = name
+        self._lock = f"{name}.lock"
         self._one = threading.Lock()
 
     def visit(self, judge: Judge, deadline: float, limit: int = _MOST) -> None:
@@ -69,16 +70,16 @@ class Shelf:
                     self._desk.talk(lambda channel: self._steps(channel, judge, limit), deadline)
                     return
                 except Closed as closed:
-                    if closed.code != LOCKED:
+                    # The lock of this connection's last visit may go between its being declared and being used.
+                    if closed.code != LOCKED and not (closed.code == NOT_FOUND and f"'{self._lock}'" in closed.text):
                         raise self._topology.error(closed) from None
                 if SYSTEM.monotonic() > deadline:
                     raise BrokerUnavailable(f"another program reads the queue {self._name!r} just now; try again")
                 time.sleep(_LOOK)
 
     def _steps(self, channel: Channel, judge: Judge, limit: int) -> Steps[None]:
-        lock = f"{self._name}.lock"
-        yield lambda done: channel.queue_declare(lock, exclusive=True, auto_delete=True, callback=done)
-        channel.basic_consume(lock, lambda *_: None)
+        yield lambda done: channel.queue_declare(self._lock, exclusive=True, auto_delete=True, callback=done)
+        channel.basic_consume(self._lock, lambda *_: None)
         pieces: list[Piece] = yield lambda done: take(channel, self._name, limit, done)
         gone, sent = judge(pieces)
         leaving = {piece.tag for piece in gone}

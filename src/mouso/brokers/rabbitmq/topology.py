@@ -11,7 +11,7 @@ from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
 from mouso.brokers.rabbitmq.names import LEVELS, Names
 from mouso.errors import BrokerUnavailable, ConfigError
 
-_NOT_FOUND, _PRECONDITION, _REFUSED, LOCKED = 404, 406, 403, 405
+NOT_FOUND, _PRECONDITION, _REFUSED, LOCKED = 404, 406, 403, 405
 
 
 class Topology:
@@ -103,7 +103,7 @@ class Topology:
         try:
             return self._desk.talk(steps, deadline)
         except Closed as closed:
-            if closed.code == _NOT_FOUND:
+            if closed.code == NOT_FOUND:
                 return None
             raise self.error(closed) from None
 
