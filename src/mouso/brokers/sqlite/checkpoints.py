@@ -20,8 +20,8 @@ from mouso.errors import BrokerError, ConfigError
 
 CHECKPOINT_BYTES = 4 << 20
 MOST_LOG_KEPT = 4 * CHECKPOINT_BYTES
-_COMMIT_BYTES = 6 << 10
-_CHANGE_BYTES = 150
+COMMIT_BYTES = 6 << 10
+CHANGE_BYTES = 150
 _LOOK_BYTES = 128 << 10
 _PAUSE = 0.05
 _WAIT = 0.05
@@ -40,6 +40,12 @@ class Checkpoints:
     Args:
         path: The store's file.
         connect: Opens the connection that moves the log.
+
+    Attributes:
+        written: Bytes that this process has written since the last one, as estimated: ``COMMIT_BYTES`` for each commit
+            and ``CHANGE_BYTES`` for each row. Who writes counts them, and what the connection had changed by then.
+        changes: That number.
+        look_at: When ``look`` is worth while.
     """
 
     def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
@@ -47,28 +53,23 @@ class Checkpoints:
         self._path = path
         self._connect = connect
         self._next = 0.0
-        self._written = self._changes = self._size = self._look_at = 0
+        self.written = self.changes = self._size = self.look_at = 0
 
     def opened(self, writer: sqlite3.Connection) -> None:
         """There is a new connection that writes."""
-        self._changes = writer.total_changes
+        self.changes = writer.total_changes
 
-    def committed(self, writer: sqlite3.Connection) -> None:
+    def look(self, writer: sqlite3.Connection) -> None:
         """Checkpoints when enough was written: by this process, as estimated, or by all, as the file has grown."""
-        changes = writer.total_changes
-        self._written += _COMMIT_BYTES + _CHANGE_BYTES * (changes - self._changes)
-        self._changes = changes
-        if self._written < self._look_at:
-            return
-        self._look_at = self._written + _LOOK_BYTES
+        self.look_at = self.written + _LOOK_BYTES
         size, _ = self.log()
         now = SYSTEM.monotonic()
-        due = self._written >= CHECKPOINT_BYTES or size >= self._size + CHECKPOINT_BYTES
+        due = self.written >= CHECKPOINT_BYTES or size >= self._size + CHECKPOINT_BYTES
         if not due or now < self._next:
             return
         self._next = now + _PAUSE
         if self.make(writer):
-            self._written, self._look_at = 0, _LOOK_BYTES
+            self.written, self.look_at = 0, _LOOK_BYTES
             self._size = self.log()[0]
 
     def make_room(self, writer: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:

@@ -39,12 +39,13 @@ def _open_gate(descriptor: int, command: int, lock: bytes, /) -> object:
     return None
 
 
-_pass: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
+pass_gate: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
 if _HERE:
-    _SET, _ENTER, _LEAVE = fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE), _lock(fcntl.F_UNLCK, _PLACE, _PLACE)
+    SET, ENTER, LEAVE = fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE), _lock(fcntl.F_UNLCK, _PLACE, _PLACE)
     _USE, _USE_NO_MORE = _lock(fcntl.F_RDLCK, *USERS), _lock(fcntl.F_UNLCK, *USERS)
 else:
-    _SET, _ENTER, _LEAVE, _USE, _USE_NO_MORE = 0, b"", b"", b"", b""
+    SET, ENTER, LEAVE, _USE, _USE_NO_MORE = 0, b"", b"", b"", b""
+"""For ``pass_gate(gate.number, SET, ENTER)``, which is what ``enter`` does, where a function's call counts."""
 
 _left: dict[tuple[int, ...], set[int]] = {}
 """Descriptors of gates that are closed, by inode and device of their files."""
@@ -54,18 +55,19 @@ class Gate:
     """The gate as one store of this process passes it.
 
     Attributes:
-        held: Its descriptor and the file that it leads to; a number of -1 while it is closed.
+        number: Its descriptor; -1 while it is closed.
+        held: The last one that it had, and the file that this leads to.
     """
 
     def __init__(self) -> None:
         self.held: tuple[int, tuple[int, ...]] = (-1, ())
-        self._number = -1
+        self.number = -1
         self._file: tuple[int, ...] = ()
         self._under_way: socket.socket | None = None
 
     @property
     def is_open(self) -> bool:
-        return self._number >= 0
+        return self.number >= 0
 
     def open(self, path: str, *, create: bool) -> None:
         """Opens it, and the file with it.
@@ -78,7 +80,7 @@ class Gate:
             number = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
         except OSError as error:
             raise faults.cannot_open(error, path) from error
-        self._number, self.held = number, descriptors.one(number)
+        self.number, self.held = number, descriptors.one(number)
         self._file = self.held[1][:2]
         with suppress(OSError):  # a system without such sockets, or no descriptor left
             entrance, self._under_way = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -92,13 +94,13 @@ class Gate:
             BlockingIOError: Another one has.
             OSError: Its descriptor is closed.
         """
-        _pass(self._number, _SET, _ENTER)
+        pass_gate(self.number, SET, ENTER)
 
     def leave(self) -> bool:
         """Lets the next one pass. If its descriptor was closed, which is False, nobody here passes it any more."""
         try:
-            if os.fstat(self._number)[1:3] == self._file:  # 1 µs; else another file has its number
-                _pass(self._number, _SET, _LEAVE)
+            if os.fstat(self.number)[1:3] == self._file:  # 1 µs; else another file has its number
+                pass_gate(self.number, SET, LEAVE)
                 return True
         except (OSError, ValueError):
             pass
@@ -107,7 +109,7 @@ class Gate:
 
     def close(self) -> None:
         """Closes it after all connections: to close the file drops the locks that SQLite has."""
-        number, self._number = self._number, -1
+        number, self.number = self.number, -1
         if number < 0:
             return
         self._give_up()
@@ -120,12 +122,12 @@ class Gate:
 
     def forget(self) -> None:
         """Gives up what may lead to something else by now."""
-        self._number = -1
+        self.number = -1
         self._give_up()
 
     def close_copy(self) -> None:
         """In a fork: or a transaction under which its parent dies would last as long as this process."""
-        number, self._number = self._number, -1
+        number, self.number = self.number, -1
         if number >= 0:
             os.close(number)
         self._give_up()
@@ -142,9 +144,9 @@ class Gate:
         Who closes a file that nobody else uses moves its log into it by the index that it knows, and deletes the log.
         """
         with suppress(OSError, ValueError):
-            _pass(self._number, _SET, _USE)
+            pass_gate(self.number, SET, _USE)
         try:
             yield
         finally:
             with suppress(OSError, ValueError):
-                _pass(self._number, _SET, _USE_NO_MORE)
+                pass_gate(self.number, SET, _USE_NO_MORE)
