@@ -8,7 +8,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests import brokers, leaks, stalls
+from tests import again, brokers, leaks, stalls
 
 # Quick and telling ones first. A folder that is not named here comes between "docs" and "integration".
 SUITES = ("unit", "model", "conformance", "docs", "", "integration", "browser", "chaos", "budget")
@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     stalls.watch()
     config.pluginmanager.register(SharedFixtures())
     config.pluginmanager.register(brokers)
+    config.pluginmanager.register(again)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
