@@ -141,7 +141,7 @@ def test_a_fork_ends_no_transaction(bench: Bench, effects: Effects, kind: str) -
     handles = [getattr(jobs, kind).delay(n) for n in range(3)]
     assert [handle.get(timeout=WAIT) for handle in handles] == [0, 1, 2]
     assert effects.rows() == [(handle.id, n) for n, handle in enumerate(handles)]
-    assert [(handle.record.attempts, handle.record.claims) for handle in handles] == [(0, 1)] * 3
+    assert [handle.record.attempts for handle in handles] == [0] * 3  # what waits behind a blocked loop may go back
     assert len(jobs.app.jobs(task="jobs.follow")) == 3
 
 
