@@ -409,11 +409,14 @@ class Mouso:
             after: The id of the last job of the page before.
 
         Raises:
-            OptionError: No state has this name, or the limit is out of range.
+            OptionError: No state has this name, a name can be none's, or the limit is out of range.
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_LISTED:
             raise OptionError(f"limit={limit!r:.80} is out of range; use 1 to {MOST_LISTED:,}")
         states = None if state is None else _states(state)
+        for name, value in (("queue", queue), ("task", task), ("after", after)):
+            if value is not None and not (isinstance(value, str) and value.isprintable()):
+                raise OptionError(f"{name}={shown(value)} can be none's; use a printable text")
         where = JobFilter(states=states, queue=queue, task=task, parked=parked, limit=limit, after=after)
         return self.broker.find(where)
 

@@ -112,5 +112,8 @@ def instant(value: datetime | int | float, name: str = "eta") -> int:
 
 
 def moment(ms: int) -> datetime:
-    """Converts ms since the epoch to an aware datetime in UTC."""
-    return _EPOCH + ms * _MS
+    """Converts ms since the epoch to an aware datetime in UTC: the first or the last there is if it lies beyond."""
+    try:
+        return _EPOCH + ms * _MS
+    except OverflowError:  # a row that another program wrote
+        return (datetime.max if ms > 0 else datetime.min).replace(tzinfo=UTC)

@@ -198,7 +198,9 @@ def _file(target: str, shown: str) -> str:
         file = target if target and "@" not in target else "mouso.db"
         raise ConfigError(f"the broker URL {shown!r} needs three slashes before the file: sqlite:///{file}")
     path = unquote(target[1:])
-    if not path or any(ord(c) < 32 or ord(c) == 127 for c in path) or path.endswith("/"):
+    if any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise ConfigError(f"the broker URL {shown!r} holds a control character, escaped by a %; remove it")
+    if not path or path.endswith("/"):
         raise ConfigError(f"the broker URL {shown!r} names no file; write for example sqlite:///mouso.db")
     if path == ":memory:":
         raise ConfigError("sqlite:///:memory: cannot be shared between processes; use memory:// in tests or a file")

@@ -614,3 +614,10 @@ def test_others_wait_for_the_callers_transaction_no_longer_than_their_deadline(s
 def test_an_enqueue_without_time_is_refused(timeout: Any) -> None:
     with pytest.raises(ConfigError, match=f"enqueue_timeout={timeout!r} leaves no time; use a duration above 0"):
         Mouso("shop", broker="memory://", enqueue_timeout=timeout)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**30, ["mail"], {"a": 1}, 5, b"x", True, "a\nb", object()])
+@pytest.mark.parametrize("name", ["task", "queue", "after"])
+def test_jobs_are_looked_for_by_what_can_be_a_name(tmp_path: Path, name: str, value: Any) -> None:
+    with Mouso("shop", broker=f"sqlite:///{tmp_path}/jobs.db") as app, pytest.raises(OptionError, match=f"^{name}="):
+        app.jobs(**{name: value})

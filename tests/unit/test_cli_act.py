@@ -138,7 +138,9 @@ def test_retry_with_other_arguments_keeps_the_codec(shop: Shop) -> None:
         ('{"x": "two"}', 2, "task shop.add: argument 'x': Expected `int`, got `str`"),
         ("{}", 2, "task shop.add: Object missing required field `x`"),
         ('{"x": NaN}', 2, "--payload is no JSON"),
-        ("[" * 100_000, 2, "--payload is nested too deep"),
+        ("[" * 100_000, 2, "--payload must be a JSON object"),
+        ('{"x":' * 100_000, 2, "--payload is nested too deep"),
+        ("\udcff", 2, "--payload must be a JSON object"),
     ],
 )
 def test_other_arguments_that_do_not_fit(

@@ -97,6 +97,8 @@ def test_as_json(shop: Shop) -> None:
         (("add", "-Infinity"), "argument 1 '-Infinity' is no JSON"),
         (("add", ""), "argument 1 '' is no JSON"),
         (("add", "[" * 100_000), "argument 1 is nested too deep; give it fewer levels"),
+        (("add", '"\\ud800"'), "holds half a character"),
+        (("add", "1", "--attempts", "99999999999"), "attempts=99999999999 is out of range"),
         (("add", "1e400"), "argument 1 1e400: number out of range"),
         (("add", "1" * 20_000), "1: integer value out of range"),
         (("add", "--kwargs", '{"x": [1e400]}'), '--kwargs {"x": [1e400]}: number out of range'),

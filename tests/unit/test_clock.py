@@ -172,3 +172,7 @@ def test_a_test_moves_all_clocks_or_the_wall_clock_alone() -> None:
     clock.advance(1.5)
     clock.jump(-2)
     assert (clock.now(), clock.monotonic()) == (500, 1001.5)
+
+
+def test_a_moment_beyond_all_datetimes() -> None:
+    assert [moment(ms).year for ms in (2**63 - 1, -(2**63), 0)] == [9999, 1, 1970]

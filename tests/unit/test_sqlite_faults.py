@@ -155,6 +155,27 @@ def test_outcomes_on_a_full_disk(disk: Disk, make: Making) -> None:
     assert broker.exchange("w", [done(leases[0])], Want(limit=5)).fenced == [leases[0].key]
 
 
+def test_the_log_does_not_take_the_first_room_there_is(disk: Disk, make: Making) -> None:
+    """A store that was refused for want of room goes on with its checkpoints, or its log takes all of the disk."""
+    disk.remount("size=12m")
+    broker = make(disk.folder / "jobs.db")
+    for number in range(300):
+        broker.enqueue([job(f"a{number}")])
+    disk.fill()
+    refused = 0
+    for number in range(3000):
+        try:
+            broker.enqueue([job(f"b{number}")])
+        except BrokerUnavailable:
+            refused += 1
+            if refused == 20:
+                break
+    assert refused == 20
+    (disk.folder / "ballast").unlink()
+    for number in range(4000):
+        broker.enqueue([job(f"c{number}")])
+
+
 def test_a_batch_too_large_for_the_disk_leaves_nothing(disk: Disk, make: Making) -> None:
     """It outgrows SQLite's cache, so that the disk is full in the middle of a statement."""
     broker = make(disk.folder / "jobs.db")

@@ -255,6 +255,8 @@ class Diagnosis(msgspec.Struct, frozen=True):
 LEASE_MS = 15_000
 """How long a worker's lease holds without a heartbeat."""
 
+EXIT_LOST = 77
+"""With which a worker's process ends that cannot use the store any more: what runs in it need not be to blame."""
 BATCH = 1000
 """The most jobs, ids or outcomes that callers hand over in one call."""
 

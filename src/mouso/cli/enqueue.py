@@ -125,7 +125,7 @@ def _options(given: dict[str, Any]) -> Any:
 
 
 def _integer(name: str, text: str) -> int:
-    if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII):
+    if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         raise OptionError(f"--{name} {text!r:.40} is no whole number")
     return int(text)
 

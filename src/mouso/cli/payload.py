@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import msgspec
 from mouso.editing import from_json
 from mouso.errors import ArgumentError
 from mouso.task import Task
+
+_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 
 
 def json_value(text: str, what: str) -> Any:
@@ -27,6 +30,8 @@ def json_value(text: str, what: str) -> Any:
     except msgspec.ValidationError as error:  # it is JSON
         raise ArgumentError(f"{what} {text:.80}: {str(error).partition(' - at ')[0].lower()}") from None
     except (msgspec.DecodeError, UnicodeError) as error:
+        if _HALF.search(text):
+            raise ArgumentError(f"{what} {text:.80} holds half a character: a lone \\ud800 or the like") from None
         if text[:1] in ("{", "[", '"'):
             raise ArgumentError(f"{what} is no JSON: {error}") from None
         quoted = msgspec.json.encode(text.encode(errors="replace").decode()).decode()
@@ -39,6 +44,8 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     Raises:
         ArgumentError: It is none.
     """
+    if not text.lstrip().startswith("{"):
+        raise ArgumentError(f"{what} must be a JSON object by parameter name, such as '{{\"x\": 1}}'")
     value = json_value(text, what)
     if not isinstance(value, dict):
         raise ArgumentError(f"{what} must be a JSON object by parameter name, such as '{{\"x\": 1}}'")

@@ -2,7 +2,7 @@
 
 * A job that only waited goes back untouched.
 * The supervisor killed the child because of a job: that one gets its verdict, those beside it go back uncharged.
-* The child died by itself and one job ran: that one is charged a crash.
+* The child died by itself and one job ran: that one is charged a crash, unless another one may have been the cause.
 * Several ran: all are suspects and none is charged yet. Each runs again alone, in a child that runs nothing beside it,
   under the same claim; only the one under which that child dies is charged.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mouso.brokers.base import EXIT_LOST
 from mouso.clock import SYSTEM
 from mouso.errors import ErrorInfo
 from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
@@ -82,7 +83,9 @@ class Coroner:
             how = self.describe(child.exit or Exit(None))
             what = f"job {suspects[0].id} ({suspects[0].task})" if len(suspects) == 1 else f"{len(suspects)} jobs"
             log.error("child %d died (%s) while %s ran", child.pid, how, what)
-            if len(suspects) == 1:
+            # A job that has closed descriptors may have ended before another one, that is innocent, finds out.
+            doubtful = child.exit is not None and child.exit.code == EXIT_LOST and not child.spare
+            if len(suspects) == 1 and not doubtful:
                 outcomes.append(crash(suspects[0], how))
             elif draining:
                 outcomes += [release(lease) for lease in suspects]

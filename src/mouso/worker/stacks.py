@@ -281,11 +281,15 @@ async def _find_holder(pid: int) -> int:
     return pid if any(now[thread][1] != switches for thread, (_, switches) in looked.items() if thread in now) else 0
 
 
+_MOST_THREADS = 256
+"""Of one process that are looked at: a job may have started 20,000, whose files take the supervisor seconds to read."""
+
+
 def _threads(pid: int) -> dict[int, tuple[str, str]]:
     """State of each thread of a process, and how often it has given up the CPU, as proc(5) tells."""
     found = {}
     with contextlib.suppress(OSError):  # it is gone
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in os.listdir(f"/proc/{pid}/task")[:_MOST_THREADS]:
             with open(f"/proc/{pid}/task/{thread}/status") as status:
                 told = dict(line.split(":\t", 1) for line in status if ":\t" in line)
             found[int(thread)] = told.get("State", "")[:1], told.get("voluntary_ctxt_switches", "")

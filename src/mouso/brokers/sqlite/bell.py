@@ -9,6 +9,7 @@ listener that is awake is not woken again. A listener that died is found by the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import select
@@ -21,6 +22,8 @@ from mouso.clock import SYSTEM
 
 WORKERS = "w"
 CALLERS = "c"
+_GONE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, errno.EPIPE}
+"""What a line says whose listener is gone; EBADF or ENOTSOCK are about the line itself."""
 _LONGEST_PATH = 100
 _SETTLED = 0.05
 _POLL = 0.02
@@ -56,14 +59,14 @@ class Bells:
                     line.send(b"!")
                 except BlockingIOError:
                     pass
-                except OSError:
-                    self._forget(name)
+                except OSError as error:
+                    self._forget(name, gone=error.errno in _GONE)
 
     def close(self) -> None:
         """Closes the lines to listeners."""
         with self._lock:
             for line in self._lines.values():
-                line.close()
+                _close(line)
             self._lines.clear()
             self._listed = -1
 
@@ -96,7 +99,7 @@ class Bells:
             except OSError:
                 return
             for name in self._lines.keys() - names:
-                self._lines.pop(name).close()
+                _close(self._lines.pop(name))
             for name in names - self._lines.keys():
                 try:
                     line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -115,13 +118,19 @@ class Bells:
             settled = SYSTEM.now() / 1e3 - changed / 1e9 > _SETTLED
             self._listed = changed if settled else -1
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, *, gone: bool) -> None:
+        """Gives up a line: its listener is gone, or its descriptor was closed by somebody else, and is not ours."""
         with self._lock:
             line = self._lines.pop(name, None)
-        if line is not None:
-            line.close()
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._folder, name))
+            self._listed = -1
+        if line is None:
+            return
+        if not gone:
+            line.detach()
+            return
+        line.close()
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._folder, name))
 
     @contextlib.contextmanager
     def _address(self, name: str) -> Iterator[str]:
@@ -135,6 +144,17 @@ class Bells:
             yield f"/proc/self/fd/{folder}/{name}"
         finally:
             os.close(folder)
+
+
+def _close(line: socket.socket) -> None:
+    """Closes a line, but nothing that has its number by now."""
+    try:
+        line.getpeername()
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            line.detach()
+    with contextlib.suppress(OSError):
+        line.close()
 
 
 class Listener:

@@ -52,7 +52,7 @@ class Checkpoints:
         self._log = path + "-wal"
         self._path = path
         self._connect = connect
-        self._next = 0.0
+        self._next = self._room_at = 0.0
         self.written = self.changes = self._size = self.look_at = 0
 
     def opened(self, writer: sqlite3.Connection) -> None:
@@ -75,8 +75,9 @@ class Checkpoints:
     def make_room(self, writer: sqlite3.Connection, error: sqlite3.Error | MemoryError) -> None:
         """On a full disk: what the log holds is moved into the file, so that the next transactions can overwrite it."""
         now = SYSTEM.monotonic()
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL and now >= self._next:
-            self._next = now + _ROOM_PAUSE
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL and now >= self._room_at:
+            # Those that are due come all the same: with the first room there is, the log would grow until that is gone.
+            self._room_at = now + _ROOM_PAUSE
             self.make(writer)
 
     def make(self, writer: sqlite3.Connection) -> bool:

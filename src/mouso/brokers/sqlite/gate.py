@@ -15,6 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from mouso.brokers.sqlite import descriptors, faults
 from mouso.brokers.sqlite.locks import USERS
@@ -34,18 +35,21 @@ def _lock(kind: int, first: int, last: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, last - first + 1, 0)
 
 
-def _open_gate(descriptor: int, command: int, lock: bytes, /) -> object:
+def _open_gate(descriptor: int, command: int, lock: bytes, /) -> bytes:
     """Where there are no such locks."""
-    return None
+    return b""
 
 
-pass_gate: Callable[[int, int, bytes], object] = fcntl.fcntl if _HERE else _open_gate
+pass_gate: Callable[[int, int, bytes], Any] = fcntl.fcntl if _HERE else _open_gate
 if _HERE:
-    SET, ENTER, LEAVE = fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE), _lock(fcntl.F_UNLCK, _PLACE, _PLACE)
+    SET, LOOK, ENTER = fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE)
+    LEAVE, FREE = _lock(fcntl.F_UNLCK, _PLACE, _PLACE), struct.pack("h", fcntl.F_UNLCK)
     _USE, _USE_NO_MORE = _lock(fcntl.F_RDLCK, *USERS), _lock(fcntl.F_UNLCK, *USERS)
 else:
-    SET, ENTER, LEAVE, _USE, _USE_NO_MORE = 0, b"", b"", b"", b""
-"""For ``pass_gate(gate.number, SET, ENTER)``, which is what ``enter`` does, where a function's call counts."""
+    SET, LOOK, ENTER, LEAVE, FREE, _USE, _USE_NO_MORE = 0, 0, b"", b"", b"", b"", b""
+"""For ``pass_gate(gate.number, SET, ENTER)``, which is what ``enter`` does, where a function's call counts. ``LOOK``
+tells ``FREE`` to who holds the gate, but not with another description of the same file.
+"""
 
 _left: dict[tuple[int, ...], set[int]] = {}
 """Descriptors of gates that are closed, by inode and device of their files."""
@@ -64,6 +68,7 @@ class Gate:
         self.number = -1
         self._file: tuple[int, ...] = ()
         self._under_way: socket.socket | None = None
+        self._socket: tuple[int, tuple[int, ...]] = (-1, ())
 
     @property
     def is_open(self) -> bool:
@@ -86,6 +91,7 @@ class Gate:
             entrance, self._under_way = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
             with entrance:
                 socket.send_fds(entrance, [b"."], [number])
+            self._socket = descriptors.one(self._under_way.fileno())
 
     def enter(self) -> None:
         """Passes it.
@@ -99,7 +105,7 @@ class Gate:
     def leave(self) -> bool:
         """Lets the next one pass. If its descriptor was closed, which is False, nobody here passes it any more."""
         try:
-            if os.fstat(self.number)[1:3] == self._file:  # 1 µs; else another file has its number
+            if os.fstat(self.number)[1:3] == self._file and pass_gate(self.number, LOOK, ENTER)[: len(FREE)] == FREE:
                 pass_gate(self.number, SET, LEAVE)
                 return True
         except (OSError, ValueError):
@@ -128,14 +134,17 @@ class Gate:
     def close_copy(self) -> None:
         """In a fork: or a transaction under which its parent dies would last as long as this process."""
         number, self.number = self.number, -1
-        if number >= 0:
+        if descriptors.are_own(((number, self._file),)):
             os.close(number)
         self._give_up()
 
     def _give_up(self) -> None:
-        if self._under_way is not None:
-            self._under_way.close()
-            self._under_way = None
+        """Lets what is under way go, if it was not closed already, and its number belongs to another file by now."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None and descriptors.are_own((self._socket,)):
+            under_way.close()
+        elif under_way is not None:
+            under_way.detach()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

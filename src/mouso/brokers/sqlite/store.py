@@ -20,9 +20,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from mouso.brokers.base import EXIT_LOST
 from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, schema
 from mouso.brokers.sqlite.checkpoints import CHANGE_BYTES, COMMIT_BYTES, Checkpoints
-from mouso.brokers.sqlite.gate import ENTER, LEAVE, SET, Gate, pass_gate
+from mouso.brokers.sqlite.gate import ENTER, FREE, LEAVE, LOOK, SET, Gate, pass_gate
 from mouso.brokers.sqlite.transactions import locked, roll_back
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
@@ -30,7 +31,6 @@ from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnk
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
 _READ_WAIT = 5.0
-_BROKEN = 70
 _LOST_DESCRIPTORS = (
     "this process has closed file descriptors that SQLite was using, as os.closerange() does; nothing was stored,"
     " restart it and let it close only what it has opened"
@@ -182,7 +182,7 @@ class Store:
         text = f"{self.path}: {_LOST_DESCRIPTORS}"
         if not self._create:
             log.critical("%s; child %d ends", text, os.getpid())
-            os._exit(_BROKEN)
+            os._exit(EXIT_LOST)
         _ruined.add(self.path)
         self._disconnect()
         self._close_gate()
@@ -374,15 +374,21 @@ class Store:
         finally:
             own = False
             try:
-                own = os.fstat(self._gate.number)[1:3] == self._file  # 1 µs; else another file may have its number
-                if own:
-                    pass_gate(self._gate.number, SET, LEAVE)
+                if self._writer is not None and self._writer.in_transaction:  # interrupted, by Ctrl-C, on the way
+                    roll_back(self._writer)
+                # As in Gate.leave: 2 µs, or another file, or the same opened again, might have its number by now.
+                number = self._gate.number
+                if os.fstat(number)[1:3] == self._file and pass_gate(number, LOOK, ENTER)[: len(FREE)] == FREE:
+                    pass_gate(number, SET, LEAVE)
+                    own = True
             except (OSError, ValueError):
-                own = False
+                pass
             finally:
-                if not own:
-                    self._gate.leave()  # which gives it up
-                self._writing.release()
+                try:
+                    if not own:
+                        self._gate.leave()  # which gives it up
+                finally:
+                    self._writing.release()
         if not own:
             self._check_what_was_stored()
 
