@@ -141,10 +141,11 @@ class Gate:
     def _give_up(self) -> None:
         """Lets what is under way go, if it was not closed already, and its number belongs to another file by now."""
         under_way, self._under_way = self._under_way, None
-        if under_way is not None and descriptors.are_own((self._socket,)):
-            under_way.close()
-        elif under_way is not None:
-            under_way.detach()
+        with suppress(OSError):
+            if under_way is not None and not descriptors.are_own((self._socket,)):
+                under_way.detach()
+            elif under_way is not None:
+                under_way.close()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

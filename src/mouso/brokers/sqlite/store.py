@@ -336,8 +336,7 @@ class Store:
                 f"{self.path} was busy in this process for {timeout:.3g} s; nothing was stored, try again"
             )
         try:
-            connection = self._writer
-            begun = False
+            connection, begun = self._writer, False
             try:
                 # The gate takes 4 µs of the 180 that an enqueue takes, and to see that all is what it was, 5.
                 pass_gate(self._gate.number, SET, ENTER)
@@ -366,9 +365,8 @@ class Store:
             except faults.FAILURES as error:
                 self._failed(connection, error)
                 raise faults.commit_failed(error, self.path) from error
-            changes, made = connection.total_changes, self._checkpoints
-            made.written += COMMIT_BYTES + CHANGE_BYTES * (changes - made.changes)
-            made.changes = changes
+            made, changes = self._checkpoints, connection.total_changes
+            made.written, made.changes = made.written + COMMIT_BYTES + CHANGE_BYTES * (changes - made.changes), changes
             if made.written >= made.look_at:
                 made.look(connection)
         finally:
@@ -384,11 +382,9 @@ class Store:
             except (OSError, ValueError):
                 pass
             finally:
-                try:
-                    if not own:
-                        self._gate.leave()  # which gives it up
-                finally:
-                    self._writing.release()
+                if not own:
+                    self._gate.leave()  # which gives it up
+                self._writing.release()
         if not own:
             self._check_what_was_stored()
 
