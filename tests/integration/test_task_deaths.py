@@ -152,3 +152,35 @@ async def coroutine(trap: Trap) -> None: ...
     record = bench.wait_final([getattr(jobs, kind).delay(jobs.Trap(True))])[0]
     assert (record.state, record.reason, record.crashes) == ("dead", "poison", 3)
     still_sound(jobs)
+
+
+def test_who_runs_after_a_job_that_closed_descriptors_is_not_charged(bench: Bench) -> None:
+    """The one that finds out runs alone then, and is innocent all the same: it is tried again before it is charged."""
+    jobs = bench.app(
+        SOUND
+        + """
+@app.task
+def closes() -> int:
+    sound.delay(0)
+    closed = 0
+    for name in os.listdir("/proc/self/fd"):
+        path = f"/proc/self/fd/{name}"
+        if os.path.exists(path) and os.readlink(path).startswith(app.broker.url.removeprefix("sqlite:///")):
+            os.close(int(name))
+            closed += 1
+    return closed
+
+@app.task(attempts=1)
+def enqueues(n: int) -> str:
+    return sound.delay(n).id
+"""
+    )
+    worker = bench.worker(processes=1, concurrency=1)
+    worker.quiet = False
+    for n in range(3):
+        assert jobs.closes.delay().get(timeout=20) >= 5
+        handle = jobs.enqueues.delay(n)
+        [record] = bench.wait_final([handle])
+        assert (record.state, record.attempts, record.crashes) == ("completed", 0, 0)
+    assert worker.log.count("has closed file descriptors that SQLite was using") == 3
+    still_sound(jobs)
