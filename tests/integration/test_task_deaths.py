@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.integration.harness import Bench
-from tests.integration.snippets import SOUND, one_of_each, still_sound
+from tests.integration.snippets import PAUSES, SOUND, one_of_each, still_sound
 from tests.stalls import elapsed
 from tests.support import crowd
 
@@ -184,3 +184,29 @@ def enqueues(n: int) -> str:
         assert (record.state, record.attempts, record.crashes) == ("completed", 0, 0)
     assert worker.log.count("has closed file descriptors that SQLite was using") == 3
     still_sound(jobs)
+
+
+@pytest.mark.parametrize("size", [5000, 200 << 20])
+def test_a_message_that_does_not_end_is_noticed_when_the_child_is_asked(bench: Bench, size: int) -> None:
+    """What it says from then on is taken for the rest of that message; nobody's outcome may wait for long."""
+    jobs = bench.app(
+        PAUSES
+        + f"""
+from tests.chaos.hostile import supervisor
+
+@app.task
+def half() -> None:
+    note("half")
+    supervisor().sendall(({size}).to_bytes(4, "big") + b"half of it")
+"""
+    )
+    worker = bench.worker(processes=2)
+    worker.quiet = False
+    jobs.half.delay()
+    others = [jobs.pause.delay(n, 0.3) for n in range(6)]
+    [half] = bench.wait_for("half")
+    records = bench.wait_final(others)
+    last = max(line.at for line in bench.history("end"))
+    assert {(record.state, record.attempts, record.crashes) for record in records} == {("completed", 0, 0)}
+    assert elapsed(half.at, last) < 5.0 * crowd()
+    assert "it began a message that does not end" in worker.log

@@ -30,6 +30,7 @@ _READ = 64 << 10
 _LAST_WORDS = 0.5
 _SPEECHLESS = 1.0
 _QUIET = 1.0
+_CRUMB = 4096
 _ENDS = frozenset(TRANSITIONS[JobState.RUNNING])
 
 
@@ -168,6 +169,9 @@ class ChildProcess(asyncio.BufferedProtocol):
                 message = frames.to_supervisor.decode(body)
                 self._heard, self._unanswered, self.deaf = SYSTEM.monotonic(), None, False
                 self._on_message(self, message)
+            if self._unanswered is not None and nbytes < _CRUMB and self._splitter.partial:
+                # It was asked, and what it says is taken for a part of a frame, which comes in larger pieces.
+                self.end_as_broken("it began a message that does not end")
         except (frames.Nonsense, msgspec.MsgspecError) as error:
             self.end_as_broken(f"it sent what is no message ({one_line(error)})")
         except MemoryError:  # part of what it said is lost
