@@ -178,7 +178,7 @@ async def closes() -> None:
 
 
 def test_a_task_that_cancels_every_task_of_its_loop(bench: Bench) -> None:
-    """All coroutine jobs beside it fail an attempt, as if they had been cancelled by their own code; all is retried."""
+    """It fails; the coroutine jobs beside it go back, and are charged nothing."""
     jobs = bench.app(
         SOUND
         + """
@@ -188,7 +188,7 @@ async def cancels_all() -> None:
         task.cancel()
     await asyncio.sleep(0)
 
-@app.task(backoff=constant(0))
+@app.task(attempts=1)
 async def beside() -> str:
     note("beside")
     while not Path("go").exists():
@@ -203,7 +203,8 @@ async def beside() -> str:
     assert bench.wait_final([jobs.cancels_all.delay()])[0].errors[0].type == "asyncio.exceptions.CancelledError"
     (bench.folder / "go").touch()
     records = bench.wait_final(beside)
-    assert [(r.state, r.attempts) for r in records] == [("completed", 1)] * 3
+    assert [(r.state, r.attempts, r.releases) for r in records] == [("completed", 0, 1)] * 3
+    assert worker.log.count("was cancelled by another one of its process (jobs.cancels_all), and goes back") == 3
     still_sound(jobs)
     assert worker.children() == children
 

@@ -60,6 +60,7 @@ class Run:
         "began",
         "context",
         "cpu",
+        "disturbed_by",
         "kwargs",
         "lease",
         "meter",
@@ -83,6 +84,7 @@ class Run:
         self.started = 0.0
         self.context: Context
         self.stop: Callable[[], object] | None = None
+        self.disturbed_by = ""
         self.meter = NO_METER
         self.cpu: float | None = None
         self.began: float
@@ -115,6 +117,23 @@ class Run:
     def close(self) -> None:
         """Ends the coroutine where it waits."""
         self.steps.close()
+
+
+class JobTask(asyncio.Task[Outcome]):
+    """A run on the loop, which notes if another job cancels it: that one is to blame, not the one that it hits.
+
+    Attributes:
+        job: The run; to be set before it begins.
+    """
+
+    job: Run
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As any task's."""
+        caller = CURRENT.get()
+        if caller is not None and caller is not self.job.context:
+            self.job.disturbed_by = caller.task
+        return super().cancel(msg)
 
 
 class Executor:
@@ -365,6 +384,12 @@ class Executor:
             return outcome_of(run.lease, JobState.AVAILABLE, charge=Charge.RELEASE)
         if isinstance(error, (StopRequested, asyncio.CancelledError)) and run.context.should_stop:
             return self._stopped(run, error)
+        if isinstance(error, asyncio.CancelledError) and run.disturbed_by:
+            log.warning(
+                "job %s (%s) was cancelled by another one of its process (%s), and goes back",
+                run.lease.id, run.lease.task, run.disturbed_by, extra=about(run.lease),
+            )  # fmt: skip
+            return release(run.lease)
         return self._failed(run, error)
 
     def _stopped(self, run: Run, error: BaseException) -> Outcome:

@@ -34,7 +34,7 @@ from mouso.context import Context
 from mouso.job import Lease, LogLine, Outcome, Progress
 from mouso.worker import stacks
 from mouso.worker.board import Board, number
-from mouso.worker.executor import Executor, Run
+from mouso.worker.executor import Executor, JobTask, Run
 from mouso.worker.frames import Outcomes, Reports, portions
 from mouso.worker.loopwatch import LoopWatch
 from mouso.worker.meter import Meter
@@ -401,8 +401,8 @@ class Pool:
             slot = self._slots.pop()
             run = self._prepare(waiting, slot)
             if isinstance(run, Run):
-                task = self._loop.create_task(self._run_coroutine(run, slot, waiting.arrival))
-                self._tasks[task] = run
+                task = JobTask(self._run_coroutine(run, slot, waiting.arrival), loop=self._loop)
+                task.job = self._tasks[task] = run
                 if not self._loop_watch.awake:
                     self._loop_watch.wake()
                 task.add_done_callback(partial(self._coroutine_done, run, slot))
