@@ -35,9 +35,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _said(report: pytest.TestReport) -> str:
-    """The first line of what a failure said."""
+    """What a failure said, in one line."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return (str(report.longrepr) if crash is None else str(crash.message)).partition("\n")[0][:300]
+    return " ".join((str(report.longrepr) if crash is None else str(crash.message)).split())[:1000]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
