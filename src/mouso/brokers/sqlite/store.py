@@ -97,6 +97,8 @@ class Store:
         try:
             self._connect_both(deadline, timeout)
         except BaseException:
+            if not (self._create or descriptors.are_own((self._gate.held,))):
+                self._give_up()  # closed while SQLite was opening its own
             self._close_gate()
             raise
         self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
