@@ -67,8 +67,7 @@ class Gate:
         self.held: tuple[int, tuple[int, ...]] = (-1, ())
         self.number = -1
         self._file: tuple[int, ...] = ()
-        self._under_way: socket.socket | None = None
-        self._socket: tuple[int, tuple[int, ...]] = (-1, ())
+        self._under_way: tuple[int, tuple[int, ...]] = (-1, ())
 
     @property
     def is_open(self) -> bool:
@@ -88,10 +87,11 @@ class Gate:
         self.number, self.held = number, descriptors.one(number)
         self._file = self.held[1][:2]
         with suppress(OSError):  # a system without such sockets, or no descriptor left
-            entrance, self._under_way = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-            with entrance:
+            entrance, exit_ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            with entrance, exit_:
                 socket.send_fds(entrance, [b"."], [number])
-            self._socket = descriptors.one(self._under_way.fileno())
+                self._under_way = descriptors.one(exit_.fileno())
+                exit_.detach()
 
     def enter(self) -> None:
         """Passes it.
@@ -140,12 +140,10 @@ class Gate:
 
     def _give_up(self) -> None:
         """Lets what is under way go, if it was not closed already, and its number belongs to another file by now."""
-        under_way, self._under_way = self._under_way, None
+        under_way, self._under_way = self._under_way, (-1, ())
         with suppress(OSError):
-            if under_way is not None and not descriptors.are_own((self._socket,)):
-                under_way.detach()
-            elif under_way is not None:
-                under_way.close()
+            if descriptors.are_own((under_way,)):
+                os.close(under_way[0])
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
