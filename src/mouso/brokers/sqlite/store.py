@@ -359,9 +359,6 @@ class Store:
             except faults.FAILURES as error:
                 self._failed(connection, error)
                 raise self.translate(error) from error
-            except BaseException:
-                roll_back(connection)
-                raise
             try:
                 connection.execute("COMMIT")
             except faults.FAILURES as error:
@@ -374,7 +371,9 @@ class Store:
         finally:
             own = False
             try:
-                if self._writer is not None and self._writer.in_transaction:  # interrupted, by Ctrl-C, on the way
+                if (
+                    self._writer is not None and self._writer.in_transaction
+                ):  # the block raised, or Ctrl-C came before it
                     roll_back(self._writer)
                 # As in Gate.leave: 2 µs, or another file, or the same opened again, might have its number by now.
                 number = self._gate.number
