@@ -29,7 +29,8 @@ _WINDOW = 0.008
 _READ = 64 << 10
 _LAST_WORDS = 0.5
 _SPEECHLESS = 1.0
-_QUIET = 1.0
+_QUIET, _QUIET_AMID = 1.0, 0.2
+"""Seconds without a message after which it is asked, when it holds jobs, and when it has begun a message."""
 _CRUMB = 4096
 _ENDS = frozenset(TRANSITIONS[JobState.RUNNING])
 
@@ -200,7 +201,8 @@ class ChildProcess(asyncio.BufferedProtocol):
         return 0 if self._process is None else self._process.pid
 
     def silence(self, passed: float) -> float:
-        """Seconds for which it has not answered; asks it when it holds jobs and has not been heard for a while.
+        """Seconds for which it has not answered; asks it when it holds jobs, or has begun a message, and has not been
+        heard for a while.
 
         Args:
             passed: How many of them are to be counted since it was asked for this last.
@@ -208,9 +210,10 @@ class ChildProcess(asyncio.BufferedProtocol):
         if self._unanswered is not None:
             self._unanswered += passed
             return self._unanswered
-        quiet = SYSTEM.monotonic() - self._heard > _QUIET
-        if self.ready and quiet and (self.leases or self._splitter.partial):
-            self._unanswered = 0.0
+        amid = self._splitter.partial
+        quiet = SYSTEM.monotonic() - self._heard > (_QUIET_AMID if amid else _QUIET)
+        if self.ready and quiet and (self.leases or amid):
+            self._unanswered = _QUIET_AMID - _QUIET if amid else 0.0  # a large message may take its time
             self.send(frames.Ping())
         return 0.0
 
