@@ -331,12 +331,15 @@ broker.close()
 assert time.monotonic() - began < 3, "nobody holds a lock"
 for file in files:
     os.fstat(file.fileno())
-    assert file.read() == b"", "nobody wrote there"
+written = [file.name for file in files if file.read()]
+assert len(written) <= 1, written  # SQLite may be amid its commit
 """
 
 
 @pytest.mark.parametrize("after", [0.02, 0.05, 0.11])
 def test_a_program_that_closes_all_while_its_threads_enqueue(path: Path, after: float) -> None:
-    """Each is told; nobody waits, and nothing is closed that the program opened afterwards."""
+    """Each is told; nobody waits, and nothing is closed that the program opened afterwards, nor written to but by the one
+    commit that was under way.
+    """
     done = run(PROGRAM + ALL_AT_ONCE, path.parent, after)
     assert (done.returncode, done.stderr) == (0, "")
