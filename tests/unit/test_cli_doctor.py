@@ -451,6 +451,17 @@ def test_a_job_that_may_just_have_left_a_long_queue_is_not_called_stuck() -> Non
     assert worst(checks.stuck(seen(running=running, workers=[worker(started_at=NOW - MINUTE)])))[0] is Level.OK
 
 
+def test_a_job_that_comes_back_again_and_again() -> None:
+    """It may end its whole worker each time, as where the kernel ends a container at once."""
+    few = [job("few", releases=4), job("none")]
+    assert worst(checks.returning(seen(running=few)))[0] is Level.OK
+    often = [job("often", releases=7), job("less", releases=5)]
+    level, text = worst(checks.returning(seen(running=[*few, often[1]], available=[often[0]])))
+    assert level is Level.WARNING
+    assert text.startswith("2 jobs went back 5 times and more, often (send) 7; ")
+    assert "mouso cancel" in text
+
+
 def test_the_dead_letter_queue() -> None:
     old = [job(str(n), state=JobState.DEAD, finished_at=NOW - 2 * HOUR) for n in range(3)]
     new = [job(f"n{n}", state=JobState.DEAD, finished_at=NOW - 5, reason="attempts") for n in range(2)]

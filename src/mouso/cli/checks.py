@@ -30,6 +30,7 @@ _NAMES = 5
 _KUBERNETES = 30.0
 _AFTER_GRACE = 3.0
 _FEW_DESCRIPTORS = 1024
+_OFTEN = 5
 
 Facts = Iterator[Finding]
 
@@ -235,6 +236,21 @@ def stuck(seen: Seen) -> Facts:
         yield Finding(Level.OK, "stuck", f"{_count(len(seen.running), 'running job')}, none of them stuck")
 
 
+def returning(seen: Seen) -> Facts:
+    """Jobs that come back again and again: perhaps each ends its whole worker, which nobody charges to a job."""
+    found = [job for job in (*seen.running, *seen.available) if job.releases >= _OFTEN]
+    if not found:
+        yield Finding(Level.OK, "returning", f"no job has gone back to its queue {_OFTEN} times")
+        return
+    worst = max(found, key=lambda job: job.releases)
+    what = f"{_count(len(found), 'job')} went back {_OFTEN} times and more, {worst.id} ({worst.task}) {worst.releases:,}"
+    remedy = (
+        "if it was not for as many deploys, it may kill its worker each time, as by using up the memory: see what ended"
+        " the workers, then mouso cancel it, or run it isolated with max_memory="
+    )
+    yield Finding(Level.WARNING, "returning", what, remedy)
+
+
 def _without_timeout(job: Job, tasks: Mapping[str, Task[..., object]] | None) -> bool:
     """Whether nothing ends a job that hangs; False when that cannot be told."""
     try:
@@ -357,6 +373,7 @@ CHECKS: Sequence[Callable[[Seen], Iterable[Finding]]] = (
     parked,
     queues,
     stuck,
+    returning,
     dead,
     clocks,
     limits,
