@@ -45,7 +45,7 @@ def one_line(error: BaseException) -> str:
     """What an exception says, in one printable line of at most 500 characters."""
     try:
         text = str(error)
-    except Exception:
+    except (Exception, SystemExit):
         text = ""
     text = " ".join(text.split()) or type(error).__name__
     return printable(text if len(text) <= 500 else text[:499] + "…")

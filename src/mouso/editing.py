@@ -39,7 +39,7 @@ def replacement(app: Mouso, job_id: str, arguments: Mapping[str, Any]) -> bytes:
     given = _json(arguments)
     (job,) = app.broker.get([job_id])
     if job is None:
-        raise JobUnknown(f"no job has the id {job_id}; it was deleted, or its retention is over", job_id)
+        raise JobUnknown.of(job_id)
     if app.trust is not None:
         app.trust.replaceable(job)
     elif is_enveloped(job.payload):

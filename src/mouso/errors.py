@@ -149,7 +149,16 @@ class JobExpired(JobError):
 
 
 class JobUnknown(JobError):
-    """No job has this id: it never existed, was deleted, or its retention is over."""
+    """No job has this id: it never existed or is not committed yet, was deleted, or its retention is over."""
+
+    @classmethod
+    def of(cls, id: str) -> JobUnknown:
+        """The error for an id."""
+        return cls(
+            f"no job has the id {id}; it was deleted, its retention is over, or the transaction that enqueued it is not"
+            " committed",
+            id,
+        )
 
 
 class ResultTimeout(JobError, TimeoutError):
@@ -164,7 +173,7 @@ def shown(value: object) -> str:
     """A value as an error message shows it: its ``repr``, at most 80 characters, whatever the value does about it."""
     try:
         text = repr(value)
-    except Exception:  # ints of more than 4,300 digits, and what others write
+    except (Exception, SystemExit):  # ints of more than 4,300 digits, and what others write
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -84,7 +84,7 @@ class JobHandle(Generic[R]):
         """
         (record,) = self._app.broker.get([self.id])
         if record is None:
-            raise JobUnknown(f"no job has the id {self.id}; it was deleted, or its retention is over", self.id)
+            raise JobUnknown.of(self.id)
         self._record = record
         return self
 
@@ -223,7 +223,7 @@ class JobHandle(Generic[R]):
         if update is None:
             raise BrokerUnavailable(f"the app was closed while it waited for job {self.id}")
         if update.state is None:
-            raise JobUnknown(f"no job has the id {self.id}; it was deleted, or its retention is over", self.id)
+            raise JobUnknown.of(self.id)
         return update
 
     def _last_look(self, timeout: Duration | None) -> JobUpdate:

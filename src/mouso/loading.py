@@ -217,7 +217,8 @@ def _origin(name: str) -> str:
 
 
 def _is_own(file: Path, folder: Path) -> bool:
-    return file.is_relative_to(folder) and "site-packages" not in file.parts
+    ours = Path(__file__).parent  # which may be checked out below the app's folder
+    return file.is_relative_to(folder) and "site-packages" not in file.parts and not file.is_relative_to(ours)
 
 
 # -- what is not there ---------------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def _arrival(a: Any, b: Any, discreet: bool) -> str:
     if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() > b.keys():
         key = next(key for key in a if key not in b)
         return f"without {'a key' if discreet else f'the key {shown(key)}'} that the annotation lacks"
-    return f"as {kind_of(b)}"
+    return f"as another {kind_of(b)}" if kind_of(a) == kind_of(b) else f"as {kind_of(b)}"
 
 
 def _innermost(a: Any, b: Any) -> tuple[Any, Any]:
@@ -392,7 +392,7 @@ def without_values(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     try:
         text = str(error).strip()
-    except Exception:
+    except (Exception, SystemExit):
         text = ""
     lines = text.splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:3])[:300]

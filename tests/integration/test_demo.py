@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mouso import Job, JobState, Mouso
+from mouso.demo.jobs import REPORT_ID
 from mouso.demo.licences import LicenceService, LicenceServiceBusy, ask, is_refused_at_first
 from mouso.demo.smtp_sink import SmtpSink
 from tests.support import process_ids, wait_until
@@ -172,6 +173,23 @@ def test_an_interrupted_demo_goes_on_where_it_stopped(large: Path, number: signa
         after = completed(app)
     assert len(after) == 78
     assert {id_: after[id_] for id_ in before} == before, "what was completed is not done again"
+
+
+def test_a_demo_that_is_stopped_while_it_makes_its_report_shows_it_the_next_time(tmp_path: Path) -> None:
+    """The worker may have made it within its grace: that is no demo that has come to its end."""
+    make_code(tmp_path, 20, functions=2)
+    demo = Running(tmp_path)
+    with looking(tmp_path) as app:
+        wait_until(lambda: app.broker.get([REPORT_ID]) != [None], timeout=30, interval=0.002)
+    code, said = demo.end(signal.SIGINT)
+    assert code == 130, said
+    with looking(tmp_path) as app:
+        before = completed(app)
+    code, said = Running(tmp_path).end()
+    assert (code, "going on where the last demo stopped" in said) == (0, True), said
+    assert "18 files analysed, 2 dead" in said
+    with looking(tmp_path) as app:
+        assert completed(app) == before
 
 
 def test_a_demo_that_is_stopped_at_its_very_start_leaves_nothing(large: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mouso.brokers.base import Update, Want
-from mouso.cli.output import ago, span, write_json
+from mouso.cli.output import Column, ago, span, write_json, write_table
 from mouso.clock import SYSTEM
 from mouso.job import JobOptions, JobState, Progress
 from tests.unit.cli_kit import WORKER, Shop, opened
@@ -207,7 +207,7 @@ def test_msgpack_and_payloads_that_do_not_decode(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("id_", "code", "text"),
     [
-        ("nothing", 1, "no job has the id nothing; it was deleted, or its retention is over"),
+        ("nothing", 1, "no job has the id nothing; it was deleted, its retention is over, or the"),
         ("a/b", 2, "id='a/b' is no job id"),
         ("x" * 129, 2, "is no job id"),
         ("\x1b[31m", 2, "is no job id"),
@@ -318,3 +318,11 @@ def test_json_in_every_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) 
     assert json.loads(text) == {**document, "c": [None, 2**63, None]}
     assert all(line.isprintable() for line in text.splitlines())
     assert ("ä漢😀" in text) is (encoding == "utf-8")
+
+
+def test_a_name_of_unusual_length_widens_its_own_row_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that another program has written would fill a terminal otherwise, as often as there are rows."""
+    write_table([Column("ID"), Column("TASK"), Column("STATE")], [("a", "x" * 5000, "dead"), ("b", "y", "dead")], "")
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line) for line in lines] == [311, 5010, 310]
+    assert lines[1].endswith("x  dead")

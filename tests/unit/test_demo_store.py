@@ -8,13 +8,21 @@ from mouso.demo.licences import UNKNOWN, LicenceService
 from mouso.demo.store import Store, StoreInUse
 
 
-def test_a_new_folder_is_made_and_remembers_its_code_base(tmp_path: Path) -> None:
+def test_a_new_folder_is_made_and_remembers_what_its_jobs_are_about(tmp_path: Path) -> None:
     store = Store(tmp_path / "a/b")
     with store.claimed():
-        assert store.root == ""
+        store.database.touch()
+        assert not store.holds_unfinished("/code")
         store.begin("/code")
-    with Store(tmp_path / "a/b").claimed():
-        assert store.root == "/code"
+    store = Store(tmp_path / "a/b")
+    with store.claimed():
+        assert store.holds_unfinished("/code")
+        assert not store.holds_unfinished("/other")
+        store.end("/code")
+        assert not store.holds_unfinished("/code")
+        store.begin("/code")
+        store.database.unlink()
+        assert not store.holds_unfinished("/code")
 
 
 def test_only_one_demo_at_a_time(tmp_path: Path) -> None:

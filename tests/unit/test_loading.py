@@ -247,6 +247,10 @@ BAD = {
         "class E(Exception):\n    def __str__(self): raise OSError\nraise E\n",
         "mute.py, line 3: E: E",
     ),
+    "quits.py": (
+        "class E(Exception):\n    def __str__(self): raise SystemExit(0)\nraise E\n",
+        "quits.py, line 3: E: E",
+    ),
     "library.py": ("import json\njson.loads('{')\n", "library.py, line 2: JSONDecodeError:"),
     "recursive.py": ("def f(): f()\nf()\n", "recursive.py, line 1: RecursionError:"),
     "circular.py": ("import circular_2\napp = 1\n", "circular_2.py, line 1: circular import:"),

@@ -69,8 +69,11 @@ def test_an_address_of_another_kind_is_named(address: str, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("address", ["/nowhere/at/all", "/" + "x" * 200, "@" + "x" * 200])
-def test_a_manager_that_is_gone_does_no_harm(address: str) -> None:
+def test_a_manager_that_is_gone_does_no_harm(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once: a worker that the manager takes for not ready has to say why."""
     notifier = Notifier(address)
-    notifier.ready()
-    notifier.tick()
+    with caplog.at_level(logging.WARNING, "mouso"):
+        notifier.ready()
+        notifier.tick()
     notifier.close()
+    assert caplog.text.count("does not answer") == 1

@@ -338,8 +338,8 @@ assert len(written) <= 1, written  # SQLite may be amid its commit
 
 @pytest.mark.parametrize("after", [0.02, 0.05, 0.11])
 def test_a_program_that_closes_all_while_its_threads_enqueue(path: Path, after: float) -> None:
-    """Each is told; nobody waits, and nothing is closed that the program opened afterwards, nor written to but by the one
-    commit that was under way.
+    """Each is told; nobody waits, and nothing is closed that the program opened afterwards. Nor is anything written to,
+    but by the one commit that was under way.
     """
     done = run(PROGRAM + ALL_AT_ONCE, path.parent, after)
     assert (done.returncode, done.stderr) == (0, "")

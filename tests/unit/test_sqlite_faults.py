@@ -463,7 +463,8 @@ def test_the_log_of_a_deleted_file_stops_nobody_for_long(broker: Broker, path: P
     broker.enqueue([job("a")])
     path.unlink()
     assert run(_ENQUEUE, path.parent) == (
-        f"BrokerUnavailable {path}-wal is still in use with another file of this name; try again\n"
+        f"BrokerUnavailable {path} is missing or empty, and its log (-wal) is in use: it was replaced or emptied; stop"
+        " the programs that use it, and try again\n"
     )
     assert "was deleted or moved while it was open" in refusals(broker)
     assert run(_ENQUEUE, path.parent) == "True\n"

@@ -243,7 +243,8 @@ def returning(seen: Seen) -> Facts:
         yield Finding(Level.OK, "returning", f"no job has gone back to its queue {_OFTEN} times")
         return
     worst = max(found, key=lambda job: job.releases)
-    what = f"{_count(len(found), 'job')} went back {_OFTEN} times and more, {worst.id} ({worst.task}) {worst.releases:,}"
+    what = f"{_count(len(found), 'job')} went back {_OFTEN} times and more"
+    what += f", {worst.id} ({worst.task}) {worst.releases:,}"
     remedy = (
         "if it was not for as many deploys, it may kill its worker each time, as by using up the memory: see what ended"
         " the workers, then mouso cancel it, or run it isolated with max_memory="

@@ -36,6 +36,8 @@ _NARROW = 40
 """Fewer columns than this hold no table; the terminal may wrap plain lines."""
 _LEAST_CUT = 24
 """So much of a column that may be cut is worth more than a column that is spare."""
+_WIDEST = 300
+"""No name is as long; or one cell of what another program has written would make each row as long as itself."""
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -143,9 +145,9 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
 
 
 def _write_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Columns two spaces apart, nothing cut off."""
+    """Columns two spaces apart, nothing cut off; a cell of unusual length has its row wider than the others."""
     lines = [[column.title for column in columns], *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    widths = [min(max(len(line[i]) for line in lines), _WIDEST) for i in range(len(columns))]
     for line in lines:
         cells = (
             cell.rjust(width) if column.right else cell.ljust(width)

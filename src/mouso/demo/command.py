@@ -53,13 +53,12 @@ def demo(folder: Path | None, store: Path, fresh: bool, processes: int | None) -
 def _run(root: Path, files: list[str], store: Store, processes: int | None, *, fresh: bool) -> int:
     from mouso.cli.report import Failed
     from mouso.demo.screen import open_screen
-    from mouso.demo.show import Interrupted, is_complete, perform
+    from mouso.demo.show import Interrupted, perform
     from mouso.demo.worker import WorkerFailed
     from mouso.worker.cpus import usable_cpus
 
     screen = open_screen()
-    same = store.root == str(root)
-    if same and store.database.exists() and not fresh and not is_complete():
+    if not fresh and store.holds_unfinished(str(root)):
         screen.say(f"{len(files):,} Python files in {root}: going on where the last demo stopped")
     else:
         _refuse_living_workers(store)
@@ -82,6 +81,7 @@ def _run(root: Path, files: list[str], store: Store, processes: int | None, *, f
         click.echo(f"Left out, because their names are not valid UTF-8: {ended.skipped:,}")
     for line in _closing(root, store):
         click.echo(line)
+    store.end(str(root))
     return 0
 
 

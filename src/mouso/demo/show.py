@@ -60,12 +60,6 @@ def job_id(path: str) -> str:
     return f"demo-{hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()}"
 
 
-def is_complete() -> bool:
-    """Whether the stored demo had come to its end."""
-    (job,) = app.broker.get([REPORT_ID])
-    return job is not None and job.state is JobState.COMPLETED
-
-
 def perform(root: Path, files: Sequence[str], store: Store, processes: int, screen: Screen) -> Ended:
     """Runs the demo to its end.
 

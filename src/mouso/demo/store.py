@@ -23,9 +23,10 @@ class StoreInUse(Exception):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What the folder's jobs are about: the code base's path."""
+    """What the folder's jobs are about: the code base's path; and whether the user has seen how it all ended."""
 
     root: str
+    shown: bool = False
 
 
 class Store:
@@ -64,17 +65,24 @@ class Store:
         finally:
             os.close(descriptor)
 
-    @property
-    def root(self) -> str:
-        """The code base that the stored jobs are about; empty if there are none."""
+    def holds_unfinished(self, root: str) -> bool:
+        """Whether its jobs are about that code base, and the user was not shown yet how they ended."""
         try:
-            return msgspec.json.decode((self.folder / _NOTE).read_bytes(), type=Note).root
+            note = msgspec.json.decode((self.folder / _NOTE).read_bytes(), type=Note)
         except (OSError, msgspec.DecodeError):
-            return ""
+            return False
+        return note == Note(root=root) and self.database.exists()
 
     def begin(self, root: str) -> None:
         """Notes which code base the jobs to come are about."""
-        (self.folder / _NOTE).write_bytes(msgspec.json.encode(Note(root=root)))
+        self._note(Note(root=root))
+
+    def end(self, root: str) -> None:
+        """Notes that the user was shown how the jobs ended."""
+        self._note(Note(root=root, shown=True))
+
+    def _note(self, note: Note) -> None:
+        (self.folder / _NOTE).write_bytes(msgspec.json.encode(note))
 
     def clear(self) -> None:
         """Removes what earlier demos made, and nothing else."""

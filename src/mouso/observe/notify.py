@@ -34,6 +34,7 @@ class Notifier:
         self._socket: socket.socket | None = None
         self._unsent: dict[str, str] = {}
         self._status = ""
+        self._told = False
         if address:
             # Opened once: a worker that has run out of descriptors must still be able to say that it lives.
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -97,6 +98,13 @@ class Notifier:
             self._socket.sendto(text.encode("utf-8", "replace"), self._address)
         except OSError as error:
             self._unsent.pop("WATCHDOG", None)
-            log.debug("cannot notify %r: %s", self._address, error.strerror)
+            if not (self._told or isinstance(error, BlockingIOError)):
+                self._told = True
+                log.warning(
+                    "the socket of NOTIFY_SOCKET, %.80r, does not answer (%s): the service manager does not hear of"
+                    " this worker",
+                    self._address, error.strerror,
+                )  # fmt: skip
         else:
+            self._told = False
             self._unsent.clear()

@@ -59,7 +59,10 @@ def _check(path: Path, *, create: bool) -> None:
         raise ConfigError(f"{path} is no regular file; name a file for the jobs")
     if stray := stray_log(str(path)):
         if locks.holders(f"{path}-shm", locks.WHOLE):
-            raise BrokerUnavailable(f"{path}-wal is still in use with another file of this name; try again")
+            raise BrokerUnavailable(
+                f"{path} is missing or empty, and its log (-wal) is in use: it was replaced or emptied; stop the"
+                " programs that use it, and try again"
+            )
         raise ConfigError(stray)
     kind = file_system(folder)
     if is_network(kind):
