@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mouso import Mouso
+from mouso import Mouso, MousoError, loading
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.loading import load_app, locate_app, looks_like_app, module_exists
 from tests.unit.cli_kit import isolated
@@ -365,3 +365,11 @@ def test_neither_click_nor_rich_is_imported() -> None:
     code = "import sys, mouso.loading; print([m for m in ('click', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_mousos_own_lines_are_not_the_apps_where_it_is_checked_out_below() -> None:
+    folder = Path(loading.__file__).parents[2]
+    source = "from mouso import Mouso\nMouso(broker='memory://').task(backoff=0.05)(print)\n"
+    with pytest.raises(MousoError) as raised:
+        exec(compile(source, str(folder / "shop.py"), "exec"), {})
+    assert loading._place("shop", raised.value, folder) == "shop.py, line 2"
