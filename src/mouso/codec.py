@@ -140,9 +140,10 @@ class Signature:
             return hint
         adapter = adapter_of(hint)
         if adapter is None:
+            remedy = "" if "pydantic" in sys.modules else ", or install pydantic"
             raise ConfigError(
                 f"task {self.name}: the annotation {hint} of argument {parameter.name!r} cannot be restored from JSON; "
-                "use a plainer one, or install pydantic"
+                f"use a plainer one{remedy}"
             )
         self._adapters[parameter.name] = adapter
         return Any
