@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
@@ -348,9 +349,18 @@ class Mouso:
         """
         handles: list[JobHandle[Any]] = []
         source = _each(jobs)
-        with after(handles):
+        under_way: deque[Sequence[Job]] = deque()
+
+        def batches() -> Iterator[Sequence[Job]]:
             while batch := _jobs(source):
-                handles += self._handles(batch, self.producer.submit(batch))
+                under_way.append(batch)
+                yield batch
+
+        def stored(enqueued: Sequence[Enqueued]) -> None:
+            handles.extend(self._handles(under_way.popleft(), enqueued))
+
+        with after(handles):
+            self.producer.submit_each(batches(), stored)
         return handles
 
     async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
@@ -69,6 +69,32 @@ class _Entry:
             raise self.error
         assert self.enqueued is not None
         return self.enqueued
+
+
+class _Aside:
+    """A call in a thread of its own; in the caller's, where no thread can be started."""
+
+    def __init__(self, submit: Callable[[Sequence[Job]], list[Enqueued]], jobs: Sequence[Job]) -> None:
+        self._entry = _Entry(jobs)
+        self._submit = submit
+        self._thread = threading.Thread(target=self._run, name="mouso-enqueue", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self._entry.enqueued = self._submit(self._entry.jobs)
+        except Exception as error:
+            self._entry.error = error
+        finally:
+            self._entry.turn.release()
+
+    def result(self) -> list[Enqueued]:
+        """Waits for what it returns, or raises."""
+        with self._entry.turn:
+            return self._entry.result()
 
 
 class _Joined:
@@ -183,6 +209,31 @@ class Producer:
             if leads:
                 self._pass_on()
         return self._wait(entry, timeout)
+
+    def submit_each(self, batches: Iterable[Sequence[Job]], stored: Callable[[list[Enqueued]], None]) -> None:
+        """``submit`` for batches of up to 1,000, in order; calls ``stored`` after each.
+
+        While a server stores one, the next one is taken from ``batches``, which makes it meanwhile.
+        """
+        under_way: _Aside | None = None
+        try:
+            for batch in batches:
+                if under_way is not None:
+                    stored(under_way.result())
+                    under_way = None
+                if len(batch) == BATCH and self._may_go_aside():
+                    under_way = _Aside(self.submit, batch)
+                else:
+                    stored(self.submit(batch))
+        finally:
+            if under_way is not None:
+                stored(under_way.result())
+
+    def _may_go_aside(self) -> bool:
+        """Whether it helps to enqueue in another thread; a caller's transaction belongs to this one."""
+        if self._joined.get().connection is not None:
+            return False
+        return (self.broker or self._find_broker()).capabilities.remote
 
     def _wait(self, entry: _Entry, timeout: float) -> list[Enqueued]:
         """Waits until the entry is stored by another thread, or it is its turn to lead."""

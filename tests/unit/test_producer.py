@@ -14,10 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from mouso import Job, JobHandle, Mouso
-from mouso.brokers.base import Broker, Enqueued
+from mouso.brokers.base import Broker, Capabilities, Enqueued
 from mouso.brokers.memory import MemoryBroker
 from mouso.errors import ArgumentError, BrokerUnavailable, OutcomeUnknown
 from mouso.job import new_id
@@ -32,6 +33,7 @@ class Recorder:
     Attributes:
         sizes: How many jobs each ``enqueue`` was given.
         before: Called with the number of the round trip, from 1, before it is made.
+        remote: Whether it passes for a server.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -39,6 +41,11 @@ class Recorder:
         self.sizes: list[int] = []
         self.timeouts: list[float] = []
         self.before: Callable[[int], object] = lambda number: None
+        self.remote = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return msgspec.structs.replace(self.broker.capabilities, remote=self.remote)
 
     def enqueue(self, jobs: Sequence[Job], *, connection: object = None, timeout: float = 5.0) -> list[Enqueued]:
         self.sizes.append(len(jobs))
@@ -228,8 +235,12 @@ def test_one_app_serves_many_loops_and_keeps_none_alive() -> None:
 
     for _ in range(3):
         asyncio.run(main())
-    gc.collect()
-    assert [loop() for loop in loops] == [None, None, None]
+
+    def none_is_left() -> bool:
+        gc.collect()
+        return [loop() for loop in loops] == [None, None, None]
+
+    wait_until(none_is_left, message="the last one's thread has let go of it")
 
 
 # -- the same job twice
@@ -307,8 +318,12 @@ def test_an_adelay_that_fails_fails_for_all_who_share_it() -> None:
     assert recorder.sizes == [10]
 
 
-def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso, recorder: Recorder) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(
+    sqlite: Mouso, recorder: Recorder, remote: bool
+) -> None:
     """Nobody may take it for one that has stored nothing, and repeat it all."""
+    recorder.remote = remote
 
     @sqlite.task
     def task(x: int, y: int) -> None: ...
@@ -342,7 +357,12 @@ def test_the_error_of_a_later_batch_says_how_many_jobs_are_stored(sqlite: Mouso,
         task.map(calls(1, 2))
 
 
-def test_the_callers_own_error_says_how_many_jobs_are_stored_as_well(sqlite: Mouso) -> None:
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_callers_own_error_says_how_many_jobs_are_stored_as_well(
+    sqlite: Mouso, recorder: Recorder, remote: bool
+) -> None:
+    recorder.remote = remote
+
     @sqlite.task
     def task(x: float) -> None: ...
 
@@ -357,6 +377,66 @@ def test_the_callers_own_error_says_how_many_jobs_are_stored_as_well(sqlite: Mou
     with pytest.raises(ZeroDivisionError) as raised:
         task.map((1 / (5 - n),) for n in range(10))
     assert not hasattr(raised.value, "__notes__"), "nothing is stored"
+
+
+def test_a_batch_is_made_while_a_server_stores_the_one_before(sqlite: Mouso, recorder: Recorder) -> None:
+    """All are stored, in order, and each handle is that of its job."""
+
+    @sqlite.task
+    def task(x: int) -> None: ...
+
+    made = threading.Event()
+
+    def calls() -> Iterator[tuple[int]]:
+        for n in range(2500):
+            if n == 1999:
+                made.set()
+            yield (n,)
+
+    recorder.remote = True
+    recorder.before = lambda number: made.wait(30)
+    before = threading.active_count()
+    handles = task.map(calls())
+    assert recorder.sizes == [1000, 1000, 500]
+    made.clear()
+    handles += sqlite.enqueue_many(task.job(n) for (n,) in calls())
+    assert recorder.sizes == [1000, 1000, 500] * 2
+    arguments = [handle.record.payload for handle in (handles[0], handles[1500], handles[2499], handles[4000])]
+    assert [msgspec.json.decode(payload) for payload in arguments] == [{"x": n} for n in (0, 1500, 2499, 1500)]
+    assert len({handle.id for handle in handles}) == 5000
+    wait_until(lambda: threading.active_count() == before)
+
+
+def test_a_batch_goes_in_the_callers_thread_where_no_other_can_be_started(
+    sqlite: Mouso, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @sqlite.task
+    def task(x: int) -> None: ...
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    recorder.remote = True
+    monkeypatch.setattr(threading.Thread, "start", full)
+    assert len(task.map((n,) for n in range(2500))) == 2500
+    assert recorder.sizes == [1000, 1000, 500]
+
+
+def test_an_interrupt_waits_for_the_batch_that_is_under_way(sqlite: Mouso, recorder: Recorder) -> None:
+    """So that it can say how many are stored."""
+
+    @sqlite.task
+    def task(x: int) -> None: ...
+
+    def calls() -> Iterator[tuple[int]]:
+        yield from ((n,) for n in range(1500))
+        raise KeyboardInterrupt
+
+    recorder.remote = True
+    with pytest.raises(KeyboardInterrupt) as raised:
+        task.map(calls())
+    assert raised.value.__notes__ == ["the first 1,000 jobs of this call are stored, do not repeat those"]
+    assert total(sqlite) == 1000
 
 
 @pytest.mark.parametrize("wrong", ["nope", None, {"x": 1}, JobHandle(Mouso("x", broker="memory://x"), "id")])

@@ -50,7 +50,7 @@ class PostgresBroker:
         self.url = url.shown
         self._given = url
         self._notify = url.params.get("notify", "on") == "on"
-        self.capabilities = Capabilities(name="postgresql", transactional=True, push=self._notify)
+        self.capabilities = Capabilities(name="postgresql", transactional=True, push=self._notify, remote=True)
         self._clock = clock
         self._boot = _boot_id()
         self._name = url.params.get("schema", "mouso")

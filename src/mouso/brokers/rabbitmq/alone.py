@@ -60,7 +60,9 @@ _KEPT = frozenset({JobState.DEAD, JobState.EXPIRED})
 class LoneRabbitBroker:
     """Jobs in RabbitMQ's own queues."""
 
-    capabilities = Capabilities(name="rabbitmq without a store", unique=False, inspect=False, results=False)
+    capabilities = Capabilities(
+        name="rabbitmq without a store", unique=False, inspect=False, results=False, remote=True
+    )
 
     def __init__(self, url: BrokerURL, clock: Clock = SYSTEM) -> None:
         self.url = url.shown

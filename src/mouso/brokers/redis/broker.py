@@ -50,7 +50,7 @@ _worker = msgspec.json.Decoder(WorkerInfo).decode
 class RedisBroker:
     """Jobs in a Redis or Valkey server."""
 
-    capabilities = Capabilities(name="redis")
+    capabilities = Capabilities(name="redis", remote=True)
 
     def __init__(self, url: BrokerURL, *, clock: Clock = SYSTEM) -> None:
         self._parsed = url
