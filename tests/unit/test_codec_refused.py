@@ -121,7 +121,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
         "because of dict in it, which would arrive without the key 'more' that",
     ),
     (Base, Derived(x=1, y=2), "Derived would arrive as Base"),
-    (Secretive, Secretive(password=pydantic.SecretStr("x")), "Secretive would arrive as Secretive"),
+    (Secretive, Secretive(password=pydantic.SecretStr("x")), "Secretive would arrive as another Secretive"),
     (Annotated[int, msgspec.Meta(ge=0)], -1, "Expected `int` >= 0"),
     (str | Path, Path("a"), "PosixPath would arrive as str"),
     (User | int, "x", "argument 'value'"),
