@@ -78,7 +78,7 @@ class PostgresServer(Server):
             self._process = None
 
     def end(self) -> None:
-        """Ends it at once, but so that it gives back its shared memory."""
+        """Ends it for good, but so that it gives back its shared memory, and removes its folder."""
         with suppress(ProcessLookupError, AssertionError):
             self.thaw()
         if self._process is not None:
@@ -86,9 +86,6 @@ class PostgresServer(Server):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(READY)
         self.kill()
-
-    def __exit__(self, *exc: object) -> None:
-        super().__exit__(*exc)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
