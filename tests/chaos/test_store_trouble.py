@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -171,8 +172,8 @@ def test_replaced_by_another_file(arena: Arena) -> None:
     other.rename(arena.store)
     codes = [worker.wait(40) for worker in arena.pair]
     assert codes == [75, 75], "temporary: start me again"
-    for worker in arena.pair:
-        assert "was replaced by another file while it was open" in worker.log
+    for worker in arena.pair:  # it may have looked between the two renamings
+        assert re.search("was (replaced by another file|deleted or moved) while it was open", worker.log)
         assert "Traceback" not in worker.log
     with Mouso("other", broker=arena.broker_url) as app:
         assert {(job.state, job.claims) for job in app.broker.find(JobFilter(limit=1000))} == {("available", 0)}
