@@ -27,7 +27,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         inspect: It can look for jobs that wait or run, and act on them; without it, on dead ones only.
         results: It remembers what became of a job, and what it returned.
         shared: Other processes see the same jobs.
-        remote: It is a server: who waits for it has its CPU to itself.
+        remote: Jobs are stored by a server: who waits for it has its CPU to itself.
         transactional: ``enqueue`` can join a caller's transaction, and a job can end in one of its own.
     """
 

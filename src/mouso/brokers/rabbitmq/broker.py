@@ -50,9 +50,7 @@ class RabbitBroker:
         self._parsed = url
         self._store = store
         self.url = url.shown
-        self.capabilities = msgspec.structs.replace(
-            store.capabilities, name=f"rabbitmq with {store.capabilities.name}", remote=True
-        )
+        self.capabilities = msgspec.structs.replace(store.capabilities, name=f"rabbitmq with {store.capabilities.name}")
         outage = Outage(url.server)
         self._hammer, self._ear = Hammer(url, outage), Ear(url, outage)
 
