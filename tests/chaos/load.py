@@ -179,7 +179,8 @@ class Load:
         """Waits for the producer's end."""
         if self._thread is not None:
             self._thread.join(timeout)
-            assert not self._thread.is_alive(), "the producer does not come to its end"
+            counts = f"{len(self.accepted)} accepted, {len(self.refused)} refused, {len(self.unknown)} unknown"
+            assert not self._thread.is_alive(), f"the producer does not come to its end: {counts}"
         if self._error is not None:
             raise self._error
 

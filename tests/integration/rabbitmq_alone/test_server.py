@@ -122,12 +122,13 @@ def broken(call: Callable[[], Any]) -> Any:
 
 def test_a_server_short_of_memory_ends_in_the_deadline(url: str, server: RabbitServer) -> None:
     """It takes nothing, and says so: nothing was stored. What is delivered goes on."""
-    with Mouso("alarm", broker=url, enqueue_timeout=1.0) as app:
+    with Mouso("alarm", broker=url, enqueue_timeout=20.0) as app:
 
         @app.task
         def work() -> None: ...
 
-        work.delay()
+        work.delay()  # which makes its queues first
+        app.producer.timeout = 1.0
         server.control("set_vm_memory_high_watermark", "0")
         try:
 
