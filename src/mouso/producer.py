@@ -77,9 +77,8 @@ class _Aside:
     def __init__(self, submit: Callable[[Sequence[Job]], list[Enqueued]], jobs: Sequence[Job]) -> None:
         self._entry = _Entry(jobs)
         self._submit = submit
-        self._thread = threading.Thread(target=self._run, name="mouso-enqueue", daemon=True)
         try:
-            self._thread.start()
+            threading.Thread(target=self._run, name="mouso-enqueue", daemon=True).start()
         except RuntimeError:
             self._run()
 

@@ -371,9 +371,8 @@ class Store:
         finally:
             own = False
             try:
-                if (
-                    self._writer is not None and self._writer.in_transaction
-                ):  # the block raised, or Ctrl-C came before it
+                # The block raised, or Ctrl-C came before it.
+                if self._writer is not None and self._writer.in_transaction:
                     roll_back(self._writer)
                 # As in Gate.leave: 2 µs, or another file, or the same opened again, might have its number by now.
                 number = self._gate.number
