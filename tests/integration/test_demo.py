@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mouso import Job, JobState, Mouso
-from mouso.demo.jobs import REPORT_ID
+from mouso.demo.jobs import REPORT_ID, REPORTS
 from mouso.demo.licences import LicenceService, LicenceServiceBusy, ask, is_refused_at_first
 from mouso.demo.smtp_sink import SmtpSink
 from tests.support import process_ids, wait_until
@@ -180,10 +180,16 @@ def test_a_demo_that_is_stopped_while_it_makes_its_report_shows_it_the_next_time
     make_code(tmp_path, 20, functions=2)
     demo = Running(tmp_path)
     with looking(tmp_path) as app:
-        wait_until(lambda: app.broker.get([REPORT_ID]) != [None], timeout=30, interval=0.002)
-    code, said = demo.end(signal.SIGINT)
+        app.pause(REPORTS)
+        wait_until(lambda: app.broker.get([REPORT_ID]) != [None], timeout=30, message="the report's job is enqueued")
+        demo.process.send_signal(signal.SIGSTOP)  # and with it the server to which the report's job sends its mail
+        app.resume(REPORTS)
+        wait_until(lambda: app.job(REPORT_ID).state is JobState.RUNNING, timeout=30, message="the report is being made")
+        os.killpg(demo.process.pid, signal.SIGINT)
+    code, said = demo.end(signal.SIGCONT)
     assert code == 130, said
     with looking(tmp_path) as app:
+        assert app.job(REPORT_ID).state is JobState.COMPLETED
         before = completed(app)
     code, said = Running(tmp_path).end()
     assert (code, "going on where the last demo stopped" in said) == (0, True), said
