@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from tests.chaos.arena import GRACE, Arena
 from tests.integration.harness import WAIT, Worker
+from tests.stalls import elapsed
 from tests.support import wait_until
 
 LONG = """
@@ -56,7 +57,7 @@ def test_rolling_restarts(arena: Arena) -> None:
         arena.going(180 * (round_ + 1))
         old = arena.pair[round_ % 2]
         at = stop(old, round_)
-        assert ended_well(old, at, GRACE)
+        assert ended_well(arena, old, at, GRACE)
         arena.restart(round_ % 2, wait=round_ % 3 == 0)
     verdict = arena.finish()
     assert verdict.again == arena.load.retries, "nothing but retries ran again"
@@ -72,7 +73,7 @@ def test_jobs_that_outlast_the_grace(arena: Arena) -> None:
         arena.going(200 * (round_ + 1))
         old = arena.pair[round_ % 2]
         at = stop(old, round_)
-        assert ended_well(old, at, grace)
+        assert ended_well(arena, old, at, grace)
         arena.fault("a deploy", at=at, until=time.monotonic(), supervisors=frozenset({old.pid}))
         arena.restart(round_ % 2)
     (arena.folder / "jobs.db-flag").touch()
@@ -95,11 +96,11 @@ def stop(worker: Worker, round_: int) -> float:
     return at
 
 
-def ended_well(worker: Worker, at: float, grace: float) -> bool:
+def ended_well(arena: Arena, worker: Worker, at: float, grace: float) -> bool:
     """Waits for its end: exit code 0, within the grace and three seconds, without its children."""
     code = worker.wait(grace + 20)
-    took = time.monotonic() - at
+    took = elapsed(at)
     assert code == 0, worker.log
-    assert took < grace + 3, f"{took:.1f} s"
+    assert took < grace + 3 + arena.slack, f"{took:.1f} s"
     assert not worker.survivors(), "children outlived their worker"
     return True

@@ -94,6 +94,9 @@ class Server(ABC):
         """Ends it at once, with all processes that it has started."""
         if self._process is None:
             return
+        if number == signal.SIGKILL:  # or it would start one more
+            self._signal([self.pid], signal.SIGSTOP)
+            wait_until(lambda: _stands_still(self.pid), timeout=READY, message="the server is held")
         processes = self.processes()
         self._signal(processes, number)
         self._process.wait(READY)

@@ -13,6 +13,7 @@ import pytest
 
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import JobFilter, Retention
+from mouso.brokers.sqlite import locks
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.job import Job
 from tests.support import wait_until
@@ -32,6 +33,27 @@ for number in range(int(sys.argv[3])):
     except Exception as error:
         assert "nothing was stored" in str(error).lower(), error
 print(*stored)
+"""
+
+BLIND = """
+import os
+def refuse(folder, listdir=os.listdir):
+    if folder.startswith("/proc/") and "self" not in folder:
+        raise PermissionError(13, "another user's process")
+    return listdir(folder)
+os.listdir = refuse
+"""
+SERVES = """
+import sys
+from mouso.brokers import connect
+from mouso.job import Job
+broker = connect(f"sqlite:///{sys.argv[1]}")
+for line in sys.stdin:
+    try:
+        broker.enqueue([Job(id=line.strip(), task="t")], timeout=5)
+        print("stored", flush=True)
+    except Exception as error:
+        print(repr(error), flush=True)
 """
 
 
@@ -57,9 +79,9 @@ def stored(broker: Broker, *ids: str) -> set[str]:
     return accepted
 
 
-def elsewhere(path: Path, name: str, count: int = 3, timeout: float = 0.3) -> set[str]:
+def elsewhere(path: Path, name: str, count: int = 3, timeout: float = 0.3, script: str = ENQUEUE) -> set[str]:
     """Those of so many jobs that another process could store."""
-    command = [sys.executable, "-c", ENQUEUE, str(path), name, str(count), str(timeout)]
+    command = [sys.executable, "-c", script, str(path), name, str(count), str(timeout)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -75,6 +97,28 @@ def found(path: Path) -> set[str]:
     with closing(sqlite3.connect(path)) as store:
         assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return {id for (id,) in store.execute("SELECT id FROM mouso_jobs WHERE id <> ''")}
+
+
+class Other:
+    """Another process, which has the store open and stores what it is told to, until the block ends or it is killed."""
+
+    def __init__(self, path: Path) -> None:
+        command = [sys.executable, "-c", SERVES, str(path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def stores(self, id: str) -> str:
+        """What it has to say: ``"stored"``, or the error."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{id}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def __enter__(self) -> "Other":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("ends", ENDS, ids="".join)
@@ -114,13 +158,30 @@ def test_who_closes_without_another_look_takes_nothing_along(broker: Broker, pat
     assert found(path) == accepted
 
 
-@pytest.mark.parametrize("ends", [["-wal"], ["-wal", "-shm"]], ids="".join)
-def test_who_comes_waits_until_the_log_is_saved(broker: Broker, path: Path, ends: list[str]) -> None:
+LOGS = pytest.mark.parametrize("ends", [["-wal"], ["-wal", "-shm"]], ids="".join)
+
+
+@LOGS
+def test_who_comes_brings_the_log_back(broker: Broker, path: Path, ends: list[str]) -> None:
+    """From who has it open, and may have nothing to write for hours."""
     accepted = stored(broker, "a0")
     delete(path, ends)
-    assert elsewhere(path, "b") == set()
+    theirs = elsewhere(path, "b", timeout=5)
+    assert len(theirs) == 3
+    assert {job.id for job in broker.find(JobFilter())} == accepted | theirs
+    accepted |= stored(broker, "a1")
+    broker.close()
+    assert found(path) == accepted | theirs
+    assert sorted(path.parent.iterdir()) == [path], "no copy is left"
+
+
+@LOGS
+def test_who_comes_waits_for_those_that_cannot_be_asked(broker: Broker, path: Path, ends: list[str]) -> None:
+    accepted = stored(broker, "a0")
+    delete(path, ends)
+    assert elsewhere(path, "b", script=BLIND + ENQUEUE) == set()
     late: set[str] = set()
-    thread = threading.Thread(target=lambda: late.update(elsewhere(path, "c", timeout=30)))
+    thread = threading.Thread(target=lambda: late.update(elsewhere(path, "c", timeout=30, script=BLIND + ENQUEUE)))
     thread.start()
     try:
         wait_until(lambda: users(path) > 0)
@@ -129,6 +190,76 @@ def test_who_comes_waits_until_the_log_is_saved(broker: Broker, path: Path, ends
         thread.join()
     assert late == {"c0", "c1", "c2"}
     assert {job.id for job in broker.find(JobFilter())} == accepted | late
+
+
+@LOGS
+def test_deleted_again_before_all_have_the_new_one(broker: Broker, path: Path, ends: list[str]) -> None:
+    """Who has the newest has nothing to write; who would write has an older one, of which nothing is left to save."""
+    ids = [f"j{number}" for number in range(8)]
+    with Other(path) as first, Other(path) as second:
+        assert [first.stores(ids[0]), second.stores(ids[1])] == ["stored"] * 2
+        assert stored(broker, ids[2])
+        delete(path, ends)
+        assert first.stores(ids[3]) == "stored"
+        delete(path, ends)
+        assert second.stores(ids[4]) == "stored"
+        delete(path, ends)
+        assert stored(broker, ids[5])
+        assert [second.stores(ids[6]), first.stores(ids[7])] == ["stored"] * 2
+    assert {job.id for job in broker.find(JobFilter())} == set(ids)
+    broker.close()
+    assert found(path) == set(ids)
+
+
+def test_deleted_again_while_another_app_of_the_process_has_the_new_one(path: Path) -> None:
+    with closing(connect(f"sqlite:///{path}")) as one, closing(connect(f"sqlite:///{path}")) as other:
+        accepted = stored(one, "a0") | stored(other, "b0")
+        delete(path, ["-wal"])
+        accepted |= stored(one, "a1")
+        delete(path, ["-wal"])
+        accepted |= stored(other, "b1") | stored(one, "a2")
+        assert accepted == {"a0", "a1", "a2", "b0", "b1"}
+        assert {job.id for job in other.find(JobFilter())} == accepted
+    assert found(path) == accepted
+
+
+def test_what_nobody_has_any_more_is_given_up_and_said(
+    broker: Broker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The index knows of a log that nobody has: all would wait for it, if they did not begin anew."""
+    if not locks.sees_all():
+        pytest.skip("the kernel hides the programs of other pid namespaces, which may have it")
+    with Other(path) as first, Other(path) as second:
+        assert [first.stores("a"), second.stores("b")] == ["stored"] * 2
+        assert stored(broker, "c")
+        delete(path, ["-wal"])
+        assert first.stores("d") == "stored"
+        delete(path, ["-wal"])
+        first.process.kill()
+        first.process.wait()
+        assert stored(broker, "e")
+        assert second.stores("f") == "stored"
+    assert {job.id for job in broker.find(JobFilter())} == set("abcef")
+    assert "then all programs that used it were killed: what it held is lost" in caplog.text
+    broker.close()
+    assert found(path) == set("abcef")
+
+
+@LOGS
+def test_a_log_of_another_file_does_not_come_back(path: Path, ends: list[str]) -> None:
+    """A process has it open that has another file of this name open as well; it would ruin the new one."""
+    with closing(connect(f"sqlite:///{path}")) as old:
+        old.enqueue([Job(id="old", task="t")])
+        delete(path, ["", *ends, *(["-shm"] if "-shm" not in ends else [])])
+        with closing(connect(f"sqlite:///{path}")) as new:
+            new.open()
+            delete(path, ["-wal"])
+            theirs = elsewhere(path, "b", timeout=0.3)
+            with suppress(ConfigError):
+                old.find(JobFilter())
+            mine = stored(new, "a0", "a1")
+            assert {job.id for job in new.find(JobFilter())} == mine | theirs
+    assert found(path) == mine | theirs
 
 
 def users(path: Path) -> int:

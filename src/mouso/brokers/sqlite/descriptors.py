@@ -33,6 +33,18 @@ def leading_to(path: str) -> set[int]:
     return found
 
 
+def opened() -> set[int]:
+    """All of this process, where the system tells."""
+    with suppress(OSError):
+        return {number for number in _open() if _path(number)}  # but for the one that lists them
+    return set()
+
+
+def has_deleted(path: str, before: Set[int]) -> bool:
+    """Whether this process has opened a file of this name that has none any more."""
+    return any(_path(number) == f"{path} (deleted)" for number in opened() - before)
+
+
 def of_the_same_file(descriptor: int) -> set[int]:
     """All of this process that lead where this one does; at least this one."""
     try:
@@ -94,6 +106,18 @@ def index_state(path: str) -> Literal["open", "deleted", "closed", "unknown"]:
             return "deleted"
         return "unknown" if index is None else "closed"
     return "unknown"
+
+
+def read_index(path: str, size: int) -> bytes:
+    """The first bytes of the log's index, or none. To close its file would drop what locks SQLite has on it."""
+    with suppress(OSError):
+        index = os.stat(path + "-shm")[1:4]
+        for number in _open():
+            if _leads_to(number, index):
+                return os.pread(number, size, 0)
+        with open(path + "-shm", "rb", buffering=0) as file:
+            return file.read(size)
+    return b""
 
 
 def log_fits(path: str, descriptors: Held) -> bool:

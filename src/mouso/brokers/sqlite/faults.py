@@ -63,6 +63,12 @@ def cannot_open(error: OSError, path: str) -> BrokerUnavailable:
     return BrokerUnavailable(f"{path}: {_shortage(path) or f'{error.strerror}; nothing was stored, try again'}")
 
 
+def cannot_bring_back(error: OSError, path: str) -> BrokerUnavailable:
+    """A log that somebody has deleted cannot be put in its place again."""
+    why = _shortage(path) or f"{error.strerror}; nothing was stored, try again"
+    return BrokerUnavailable(f"{path}-wal was deleted while it was in use, and cannot be put back: {why}")
+
+
 def commit_failed(error: sqlite3.Error | MemoryError, path: str) -> BrokerError | ConfigError:
     """What a failed COMMIT, which the caller has rolled back, means."""
     if _code(error) in _UNDONE or is_busy(error):

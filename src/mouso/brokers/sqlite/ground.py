@@ -88,14 +88,10 @@ def stray_log(store: str) -> str:
     )
 
 
-def has_log(store: str) -> bool:
-    """Whether the file is one of those that have a log (sqlite.org/fileformat2.html, 1.3.3).
-
-    To be asked where this process has it not open: closing a descriptor drops the process's locks.
-    """
+def has_log(descriptor: int) -> bool:
+    """Whether an open file is one of those that have a log (sqlite.org/fileformat2.html, 1.3.3)."""
     try:
-        with open(store, "rb") as file:
-            return file.read(_VERSIONS + 2)[_VERSIONS:] == b"\x02\x02"
+        return os.pread(descriptor, 2, _VERSIONS) == b"\x02\x02"
     except OSError:
         return False
 

@@ -6,6 +6,7 @@ Where they lie is said in https://www.sqlite.org/walformat.html (2.3.1), and for
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 WRITER, READERS = (120, 120), (123, 127)
@@ -13,6 +14,8 @@ WRITER, READERS = (120, 120), (123, 127)
 USERS = (0x40000002, 0x40000002 + 509)
 """Bytes of the database file, of which each process that has it open holds a lock."""
 WHOLE = (0, 1 << 63)
+_FIRST_NAMESPACE = 0xEFFFFFFC
+"""``PROC_PID_INIT_INO`` in Linux's ``proc_ns.h``."""
 
 
 def holders(path: str, span: tuple[int, int]) -> set[int]:
@@ -20,17 +23,41 @@ def holders(path: str, span: tuple[int, int]) -> set[int]:
 
     The file is not opened: closing it again would drop the locks that SQLite holds in this process.
     """
+    file = _name(path)
+    return {pid for pid, locked in _held(span) if locked == file} - {os.getpid()}
+
+
+def only_user_of(store: str, pid: int) -> bool:
+    """Whether a process has this SQLite file open, and no other one."""
+    return {locked for holder, locked in _held(USERS) if holder == pid} == {_name(store)}
+
+
+def sees_all() -> bool:
+    """Whether the kernel tells of all holders: it hides those in other pid namespaces from all but the first one."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == f"pid:[{_FIRST_NAMESPACE}]"
+    except OSError:
+        return False
+
+
+def _name(path: str) -> str:
+    """A file as the kernel names it in its list of locks."""
     try:
         found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+
+
+def _held(span: tuple[int, int]) -> Iterator[tuple[int, str]]:
+    """Who holds a lock on these bytes of which file."""
+    try:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
-        return set()
-    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    pids = set()
+        return
     for line in lines:
         fields = line.split()
-        if len(fields) == 8 and fields[1] == "POSIX" and fields[5] == inode:  # SQLite's, not the gate
+        if len(fields) == 8 and fields[1] == "POSIX":  # SQLite's, not the gate
             last = 1 << 63 if fields[7] == "EOF" else int(fields[7])
             if int(fields[6]) <= span[1] and last >= span[0]:
-                pids.add(int(fields[4]))
-    return pids - {os.getpid()}
+                yield int(fields[4]), fields[5]

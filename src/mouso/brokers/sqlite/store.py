@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mouso.brokers.base import EXIT_LOST
-from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, schema
+from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, lost, schema
 from mouso.brokers.sqlite.checkpoints import CHANGE_BYTES, COMMIT_BYTES, Checkpoints
 from mouso.brokers.sqlite.gate import ENTER, FREE, LEAVE, LOOK, SET, Gate, pass_gate
 from mouso.brokers.sqlite.transactions import locked, roll_back
@@ -30,7 +30,7 @@ from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnk
 
 _PAUSE = 0.0001
 _LOG_PAUSE = 0.01
-_READ_WAIT = 5.0
+_CATCH_UP = 5.0
 _LOST_DESCRIPTORS = (
     "this process has closed file descriptors that SQLite was using, as os.closerange() does; nothing was stored,"
     " restart it and let it close only what it has opened"
@@ -83,28 +83,28 @@ class Store:
         with self._writing:
             self._open(timeout)
 
-    def _open(self, timeout: float, *, saved: bool = False) -> None:
+    def _open(self, timeout: float) -> None:
         self._check_descriptors()
         self._check_file()
         if self._writer is not None:
             return
         deadline = SYSTEM.monotonic() + timeout
         ground.check(self.path, create=self._create)
-        if not self._gate.is_open:
-            if not (saved or descriptors.leading_to(self.path)):
-                self._await_log(deadline)
+        comes = not self._gate.is_open
+        if comes:
             self._gate.open(self.path, create=self._create)
         try:
-            self._connect_both(deadline, timeout)
+            if comes:
+                self._await_log(deadline)
+            self._connect_both(deadline, timeout, comes=comes)
         except BaseException:
             if not (self._create or descriptors.are_own((self._gate.held,))):
                 self._give_up()  # closed while SQLite was opening its own
             self._close_gate()
             raise
-        self._file, self._log_file = _identity(self.path), _identity(self.path + "-wal")
 
-    def _connect_both(self, deadline: float, timeout: float) -> None:
-        others = descriptors.leading_to(self.path)
+    def _connect_both(self, deadline: float, timeout: float, *, comes: bool) -> None:
+        others, before = descriptors.leading_to(self.path), descriptors.opened()
         with ExitStack() as opened:
             writer = opened.enter_context(
                 closing(connecting.connect(self.path, self._synchronous, timeout, create=self._create))
@@ -119,12 +119,18 @@ class Store:
                 opened.pop_all()
                 descriptors.abandon(writer)
                 self._give_up()
-            if not descriptors.log_fits(self.path, writes_with):
+            if not descriptors.log_fits(self.path, writes_with) or lost.is_held(self.path):
                 raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
             reader = opened.enter_context(closing(self._connect()))
             # Prepared as well, or it would open the log only when it is needed.
             connecting.prepare(reader, self.path, timeout, deadline)
+            log_file = _identity(self.path + "-wal")
+            if descriptors.has_deleted(f"{self.path}-wal", before):
+                with suppress(BrokerError):  # this may be the only one that has it open
+                    self._await_log(deadline) if comes else self._bring_back()
+                raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
             opened.pop_all()
+        self._file, self._log_file = _identity(self.path), log_file
         self._writes_with = (*writes_with, self._gate.held)
         self._reads_with = descriptors.held(self.path, others | {number for number, _ in writes_with})
         self._writer, self._reader = writer, reader
@@ -133,6 +139,9 @@ class Store:
     def close(self) -> None:
         """Closes both connections; the next use opens them again."""
         with self._writing:
+            if self._writer is not None and descriptors.is_any_deleted(self._writes_with):
+                with suppress(BrokerError, ConfigError):
+                    self._catch_up()  # this may be the last one that has the log open
             self._disconnect()
             self._close_gate()
             self._file = self._log_file = None
@@ -232,7 +241,7 @@ class Store:
         if self._writer is None or self._log_file is None or _identity(log) == self._log_file:
             return
         try:
-            while not self._move_lost_log(self._writer):
+            while not self._is_saved(self._writer):
                 if SYSTEM.monotonic() > deadline:
                     raise BrokerUnavailable(
                         f"{log} was deleted while it was in use, and saving what it held takes longer than"
@@ -245,12 +254,36 @@ class Store:
                 " that use it"
             ) from error
         self._disconnect()
-        self._open(timeout, saved=True)
+        self._open(timeout)
+
+    def _is_saved(self, writer: sqlite3.Connection) -> bool:
+        """Whether nothing is in a log without a name any more, be it the one known here, or a later one."""
+        if self._is_there_again():
+            return True
+        found = self._bring_back(self._log_file)
+        if found == "own" or (found == "unknown" and self._may_save()):
+            return self._move_lost_log(writer)
+        return found != "unknown"
+
+    def _may_save(self) -> bool:
+        """Whether something may be in the log that this process knows: nothing is if somebody else has saved it."""
+        return not any(file[:2] == self._log_file and os.fstat(n).st_size == 0 for n, file in self._writes_with)
+
+    def _bring_back(self, own: tuple[int, ...] | None = None) -> lost.Found:
+        """As the function does, which see."""
+        try:
+            return lost.bring_back(self.path, own)
+        except OSError as error:
+            raise faults.cannot_bring_back(error, self.path) from error
+
+    def _is_there_again(self) -> bool:
+        """Whether there is a log that is in use."""
+        found = _identity(log := self.path + "-wal")
+        return found is not None and (found == self._log_file or os.stat(log).st_size > 0)
 
     def _move_lost_log(self, writer: sqlite3.Connection) -> bool:
-        """Whether all of a log that was deleted is in the file now, or somebody has moved it before."""
-        log = self.path + "-wal"
-        if (found := _identity(log)) is not None and (found == self._log_file or os.stat(log).st_size):
+        """Whether all of the log that this process knows is in the file now, or somebody has moved it before."""
+        if self._is_there_again():
             return True
         busy, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy and frames == moved
@@ -264,15 +297,23 @@ class Store:
             self._open(timeout)
 
     def _await_log(self, deadline: float) -> None:
-        """Lets those who have the file open save what was in a log that somebody has deleted: who makes a new one takes
-        that away from all others.
+        """Brings back a log that somebody has deleted while others use it, or lets them save what it held: who makes a
+        new one takes that away from them.
         """
-        log = self.path + "-wal"
-        while not os.path.exists(log) and ground.has_log(self.path) and locks.holders(self.path, locks.USERS):
+        while lost.is_missing(self.path) and ground.has_log(self._gate.number):
+            if self._enter():
+                try:
+                    found = self._bring_back()
+                finally:
+                    self._gate.leave()
+                if found != "unknown" or _identity(self.path + "-wal") is not None:
+                    return
+            if not locks.holders(self.path, locks.USERS):
+                return
             if SYSTEM.monotonic() > deadline:
                 raise BrokerUnavailable(
-                    f"{log} was deleted while other programs used it, and they have not saved it yet; nothing was"
-                    " stored, try again, or restart those programs"
+                    f"{self.path}-wal was deleted while other programs used it, and they have not saved it yet; nothing"
+                    " was stored, try again, or restart those programs"
                 )
             time.sleep(_LOG_PAUSE)
 
@@ -311,6 +352,13 @@ class Store:
                 raise locked(self.path, timeout)
             time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
             pause = min(pause * 1.5, max(0.005, (now - began) / 10))
+
+    def _catch_up(self) -> None:
+        """Does what a write transaction does before it writes."""
+        try:
+            roll_back(self._begin_with_care(SYSTEM.monotonic() + _CATCH_UP, _CATCH_UP))
+        finally:
+            self._gate.leave()
 
     def _enter(self) -> bool:
         """Whether this one has passed the gate."""
@@ -413,10 +461,7 @@ class Store:
             _identity(self.path + "-wal") != self._log_file or descriptors.is_any_deleted(self._writes_with)
         ):
             with self._writing:
-                try:
-                    roll_back(self._begin_with_care(SYSTEM.monotonic() + _READ_WAIT, _READ_WAIT))
-                finally:
-                    self._gate.leave()
+                self._catch_up()
         with self._reading:
             if self._reader is None:
                 raise BrokerUnavailable(f"{self.path} was closed meanwhile; try again")
@@ -498,6 +543,8 @@ def _at_exit() -> None:
     for store in list(_STORES):
         if not store._holds_its_own():
             store._let_go()
+        elif descriptors.is_any_deleted(store._writes_with):
+            store.close()
     for connection in filter(None, _abandoned):
         descriptors.abandon(connection)
 
