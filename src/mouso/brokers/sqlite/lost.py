@@ -23,7 +23,6 @@ _INDEX = struct.Struct("=16xI12x8s56xI")
 """Where they stand: sqlite.org/fileformat2.html (4.1) and sqlite.org/walformat.html (2.1)."""
 _CHUNK = 1 << 20
 
-
 log = logging.getLogger("mouso.brokers.sqlite")
 
 
@@ -75,8 +74,7 @@ def bring_back(store: str, own: tuple[int, ...] | None = None) -> Found:
     if (not all_asked and not found) or locks.holders(store + "-shm", locks.WRITER):
         return "unknown"  # or somebody writes who has not passed the gate
     if not found:
-        if is_missing(store):
-            _give_up(store)
+        _give_up(store)
         return "none"
     newest = max(found, key=lambda lost: lost.written)
     if newest.file == own:
@@ -93,7 +91,8 @@ def is_held(store: str) -> bool:
 
 
 def _give_up(store: str) -> None:
-    if (index := _index(store)) is None:
+    index = _index(store)
+    if index is None or not is_missing(store):  # in this order: what it knows of was there before
         return
     os.unlink(store + "-shm")
     if index.moved < index.frames:
@@ -131,7 +130,9 @@ def _find(store: str) -> tuple[list[_Lost], bool]:
     """
     found: list[_Lost] = []
     all_asked, index = locks.sees_all(), _index(store)
-    for pid in {*locks.holders(store, locks.USERS), os.getpid()}:
+    # A process that has read a file by itself has no lock on it any more.
+    users = locks.holders(store, locks.USERS) | locks.holders(store + "-shm", locks.WHOLE)
+    for pid in {*users, os.getpid()}:
         try:
             for lost, its_salts in _lost_by(pid, store + "-wal"):
                 if (index is not None and its_salts == index.salts) or locks.only_user_of(store, pid):
