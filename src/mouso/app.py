@@ -101,7 +101,8 @@ class Mouso:
         log_bytes: How many bytes of text in all, up to 1 MiB.
         keys: Keys, or their texts, see ``mouso.keys.read_keys``; default: those of ``$MOUSO_KEYS``, else none. With
             keys, jobs are signed, and workers run signed jobs only.
-        encrypt: Encrypt arguments and results, with the first key that can.
+        encrypt: Encrypt arguments and results, with the first key that can; default: if one of the keys is a
+            ``Key.aes``, which is good for nothing else.
         accept_unsigned: Run jobs without a signature too, while a system is moved to keys.
         signed_for: How long a signature holds, from when the job is enqueued or due; a job with ``expires=`` is
             signed until then.
@@ -129,7 +130,7 @@ class Mouso:
         log_lines: int = 100,
         log_bytes: int = 16 << 10,
         keys: Sequence[Key | str] | Key | str | None = None,
-        encrypt: bool = False,
+        encrypt: bool | None = None,
         accept_unsigned: bool = False,
         signed_for: Duration = "30d",
         allow_pickle: bool = False,

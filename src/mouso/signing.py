@@ -373,14 +373,15 @@ class Trust:
 
 
 def trusting(
-    keys: Sequence[Key], *, encrypt: bool, accept_unsigned: bool, signed_for: int, pickle: bool
+    keys: Sequence[Key], *, encrypt: bool | None, accept_unsigned: bool, signed_for: int, pickle: bool
 ) -> Trust | None:
-    """An app's trust; None for an app without keys.
+    """An app's trust; None for an app without keys. Who gives a key that does nothing but encrypt wants that.
 
     Raises:
         ConfigError: What is asked for takes keys, or other ones.
     """
     if keys:
+        encrypt = any(key.kind == "aes" for key in keys) if encrypt is None else encrypt
         return Trust(keys, encrypt=encrypt, accept_unsigned=accept_unsigned, signed_for=signed_for)
     for name, wanted in (("encrypt", encrypt), ("accept_unsigned", accept_unsigned), ("allow_pickle", pickle)):
         if wanted:

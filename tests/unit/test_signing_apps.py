@@ -104,6 +104,16 @@ async def awaited(own: Side) -> Any:
     return await own.add.adelay(1, 2)
 
 
+@pytest.mark.parametrize(("settings", "encrypted"), [({}, True), ({"encrypt": False}, False)])
+def test_a_key_that_only_encrypts_is_used(side: Make, settings: dict[str, bool], encrypted: bool) -> None:
+    own = side(Key.hmac("k", SECRET), Key.aes("a", OTHER), **settings)
+    handle = own.login.delay("ann", "correct horse")
+    assert (b"correct horse" in handle.record.payload) is not encrypted
+    run_until_idle(own.app)
+    assert handle.get(timeout=5) == {"user": "ann", "token": "correct horse"}
+    assert (b"correct horse" in (own.app.job(handle.id).record.result or b"")) is not encrypted
+
+
 def test_a_long_list_is_signed_once(side: Make) -> None:
     own = side(Key.hmac("k", SECRET))
     handles = own.app.enqueue_many(own.add.job(n) for n in range(1500))
@@ -244,8 +254,8 @@ def test_errors_of_enveloped_arguments_tell_no_values(side: Make) -> None:
     [
         ([Key.hmac("k", SECRET)], {}, "signed"),
         ([Key.hmac("k", SECRET)], {"encrypt": True}, "sealed"),
-        ([Key.ed25519("e", private=PRIVATE), Key.aes("a", SECRET)], {"encrypt": True}, "sealed"),
-        ([Key.ed25519("e", private=PRIVATE), Key.aes("a", SECRET)], {}, "plain"),
+        ([Key.ed25519("e", private=PRIVATE), Key.aes("a", SECRET)], {}, "sealed"),
+        ([Key.ed25519("e", private=PRIVATE), Key.aes("a", SECRET)], {"encrypt": False}, "plain"),
         ([Key.ed25519("e", private=PRIVATE), Key.hmac("k", SECRET)], {}, "signed"),
     ],
 )
