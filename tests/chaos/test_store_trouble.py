@@ -30,6 +30,8 @@ DISK = 32 << 20
 TABLES = ("jobs", "live", "history", "workers")
 
 
+its_file = pytest.mark.only_sqlite("the trouble is that of its file")
+
 PATIENT = """
 @app.task
 def patient(ctx: Context) -> int:
@@ -41,6 +43,7 @@ def patient(ctx: Context) -> int:
 """
 
 
+@its_file
 def test_locked_by_another_program(arena: Arena) -> None:
     """For ten seconds, less than a lease: no job is taken over, and none is stopped."""
     arena.begin(mean=0.03, troubled=True)
@@ -53,6 +56,7 @@ def test_locked_by_another_program(arena: Arena) -> None:
         assert worker.log.count(OUTAGE) == worker.log.count(OVER) == 1, "an outage is two lines"
 
 
+@its_file
 def test_locked_for_longer_than_a_lease(arena: Arena) -> None:
     """A worker that cannot renew stops its jobs before others may run them; all go on together afterwards."""
     arena.begin(PATIENT, mean=0.03, troubled=True)
@@ -85,6 +89,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(point)], check=True)
 
 
+@its_file
 def test_a_full_disk(disk: Path, arena: Arena) -> None:
     arena.store = disk / "jobs.db"
     arena.broker_url = f"sqlite:///{arena.store}"
@@ -98,6 +103,7 @@ def test_a_full_disk(disk: Path, arena: Arena) -> None:
     assert "no space is left on its disk" in "".join(worker.log for worker in arena.pair)
 
 
+@its_file
 def test_a_limit_of_file_size(arena: Arena) -> None:
     arena.begin(mean=0.03, troubled=True)
     arena.going(300)
@@ -136,6 +142,7 @@ def test_a_supervisor_that_has_none_left(arena: Arena, what: str) -> None:
         worker.quiet = False  # a child that inherited the limit may say what it lacks
 
 
+@its_file
 def test_moved_away_and_put_back(arena: Arena) -> None:
     """While it is away nothing is written, neither to the file that has no name nor to a new one."""
     arena.begin(mean=0.03, troubled=True)
@@ -157,6 +164,7 @@ def test_moved_away_and_put_back(arena: Arena) -> None:
     assert "was deleted or moved while it was open" in arena.pair[0].log
 
 
+@its_file
 def test_replaced_by_another_file(arena: Arena) -> None:
     """Nothing of the new file is touched, the workers end with 75, and new ones serve it."""
     arena.begin(mean=0.03, troubled=True)
@@ -189,6 +197,7 @@ def test_replaced_by_another_file(arena: Arena) -> None:
     assert stored >= {id_ for id_ in arena.load.accepted if "." not in id_}, "and nothing of the old one is lost"
 
 
+@its_file
 @pytest.mark.parametrize("ends", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
 def test_what_lies_beside_it_is_deleted(arena: Arena, ends: list[str]) -> None:
     """Who has the old log or index in use saves it and goes over to the new one; who comes later waits for that."""
