@@ -14,6 +14,7 @@ import pytest
 from mouso.brokers import Broker, connect
 from mouso.brokers.base import JobFilter, Retention
 from mouso.brokers.sqlite import locks
+from mouso.brokers.sqlite.store import Store
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.job import Job
 from tests.support import wait_until
@@ -42,6 +43,19 @@ def refuse(folder, listdir=os.listdir):
         raise PermissionError(13, "another user's process")
     return listdir(folder)
 os.listdir = refuse
+"""
+LOOKS = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT count(*) FROM mouso_jobs").fetchone()
+print("looks", flush=True)
+sys.stdin.read()
+"""
+READS = """
+import sys
+from mouso.brokers import connect
+from mouso.brokers.base import JobFilter
+print(*[job.id for job in connect(f"sqlite:///{sys.argv[1]}").find(JobFilter())])
 """
 SERVES = """
 import sys
@@ -260,6 +274,68 @@ def test_a_log_of_another_file_does_not_come_back(path: Path, ends: list[str]) -
             mine = stored(new, "a0", "a1")
             assert {job.id for job in new.find(JobFilter())} == mine | theirs
     assert found(path) == mine | theirs
+
+
+def test_readers_of_a_lost_log_finish(broker: Broker, path: Path) -> None:
+    """Who brings it back leaves them what they read."""
+    accepted = stored(broker, *[f"a{n}" for n in range(5)])
+    store = Store(str(path), "full")
+    with closing(store), store.read() as connection:
+        rows = connection.execute("SELECT id FROM mouso_jobs WHERE id <> ''")
+        first = rows.fetchone()
+        delete(path, ["-wal", "-shm"])
+        theirs = elsewhere(path, "b", timeout=5)
+        assert {id for (id,) in [first, *rows]} == accepted
+        assert len(connection.execute("SELECT * FROM mouso_jobs WHERE id <> ''").fetchall()) == 5
+    assert len(theirs) == 3
+    assert {job.id for job in broker.find(JobFilter())} == accepted | theirs
+
+
+def test_a_log_does_not_come_back_beside_another_index(broker: Broker, path: Path) -> None:
+    """Who only looks makes a new index, of which SQLite believes that the log is empty: it would be written over."""
+    accepted = stored(broker, "a0")
+    broker.close()  # the tables are in the file
+    accepted |= stored(broker, "a1")
+    delete(path, ["-wal", "-shm"])
+    look = [sys.executable, "-c", LOOKS, str(path)]
+    with subprocess.Popen(look, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as looker:
+        assert looker.stdout is not None
+        assert looker.stdout.readline() == "looks\n"
+        theirs = elsewhere(path, "b")
+        accepted |= stored(broker, "a2")
+        looker.communicate()
+    assert "a2" in accepted
+    theirs |= elsewhere(path, "c", timeout=5)
+    assert {job.id for job in broker.find(JobFilter())} == accepted | theirs
+    broker.close()
+    assert found(path) == accepted | theirs
+
+
+def test_an_empty_log_is_no_reason_to_wait(path: Path) -> None:
+    """While somebody writes for long, others open the store and read."""
+    with closing(connect(f"sqlite:///{path}")) as broker:
+        assert stored(broker, "a")
+    with closing(Store(str(path), "full")) as store:
+        store.open()
+        assert Path(f"{path}-wal").stat().st_size == 0
+        with store.write():
+            read = subprocess.run([sys.executable, "-c", READS, str(path)], capture_output=True, text=True, timeout=60)
+    assert read.stdout.split() == ["a"], read.stderr
+
+
+def test_a_file_that_was_away_locks_nobody_out(broker: Broker, path: Path) -> None:
+    """An app that let go of it while it wrote leaves the gate open, though its process has the file open elsewhere."""
+    with closing(connect(f"sqlite:///{path}")) as other:
+        accepted = stored(broker, "a0") | stored(other, "b0")
+        path.rename(path.with_name("away"))
+        with pytest.raises(ConfigError, match="was deleted or moved"):
+            broker.enqueue([Job(id="a1", task="t")])
+        path.with_name("away").rename(path)
+        theirs = elsewhere(path, "c", timeout=5)
+        assert len(theirs) == 3
+        again = stored(broker, "a2") | stored(other, "b2")
+        assert again == {"a2", "b2"}
+        assert {job.id for job in other.find(JobFilter())} == accepted | theirs | again
 
 
 def users(path: Path) -> int:

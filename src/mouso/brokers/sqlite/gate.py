@@ -120,6 +120,8 @@ class Gate:
             return
         self._give_up()
         with suppress(OSError):
+            if descriptors.are_own(((number, self._file),)):
+                pass_gate(number, SET, LEAVE)  # it may stay open
             left = _left.setdefault(self._file, set())
             left.add(number)
             if left >= descriptors.of_the_same_file(number):  # else other connections of this process are in use

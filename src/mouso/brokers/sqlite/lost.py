@@ -38,23 +38,33 @@ Found = Literal["back", "own", "none", "unknown"]
 
 
 class _Lost(NamedTuple):
-    """A log without a name: where it can be opened, its inode and device, and when it was written to last."""
+    """A log without a name: where it can be opened, its inode and device, when it was written to last, its salts."""
 
     place: str
     file: tuple[int, ...]
     written: int
+    salts: bytes
 
 
-def is_missing(store: str) -> bool:
-    """Whether there is no log, or one in which nothing is yet."""
-    try:
-        return not os.stat(store + "-wal").st_size
-    except OSError:
+def is_suspected(store: str) -> bool:
+    """Whether somebody may have a lost log: there is none in place, and either the index knows of one, or somebody uses
+    the file without that index. While a store is opened this may be so for a moment, without any harm.
+    """
+    if not _is_missing(store):
+        return False
+    if _index(store) is not None:
         return True
+    users, index_users = locks.holders(store, locks.USERS), locks.holders(store + "-shm", locks.WHOLE)
+    return not users <= index_users
+
+
+def is_elsewhere(store: str) -> bool:
+    """Whether there is no log in place because somebody has a lost one."""
+    return is_suspected(store) and bool(_find(store)[0])
 
 
 def bring_back(store: str, own: tuple[int, ...] | None = None) -> Found:
-    """Puts a copy of a lost log in its place. The lost one is emptied, so that nobody takes it for one that is in use.
+    """Puts a copy of a lost log in its place. The lost one is marked, so that nobody takes it for one that is in use.
 
     If nobody has the log that the index is about, the index is deleted, and all begin a new log. Only for who has
     passed the gate.
@@ -64,54 +74,75 @@ def bring_back(store: str, own: tuple[int, ...] | None = None) -> Found:
         own: Inode and device of a log that the caller can save by itself.
 
     Returns:
-        ``"own"``: that is the lost one; ``"none"``: nobody has one; ``"unknown"``: somebody may have one who cannot be
-        asked now.
+        ``"back"``: it is in its place; ``"own"``: that is the lost one; ``"none"``: nobody has one; ``"unknown"``:
+        somebody may have one, which cannot be told, or not be copied, now.
 
     Raises:
         OSError: The copy cannot be made now.
     """
     found, all_asked = _find(store)
-    if (not all_asked and not found) or locks.holders(store + "-shm", locks.WRITER):
-        return "unknown"  # or somebody writes who has not passed the gate
     if not found:
-        _give_up(store)
-        return "none"
+        if all_asked:
+            _give_up(store)
+        return "none" if all_asked else "unknown"
     newest = max(found, key=lambda lost: lost.written)
     if newest.file == own:
         return "own"
+    index = _index(store)
+    known = index is not None and index.salts == newest.salts
+    if not known and (locks.holders(store + "-shm", locks.WHOLE) or descriptors.index_state(store) == "open"):
+        return "unknown"  # who uses another index would write over it; who has it can move it
     with open(newest.place, "rb+", buffering=0) as lost:
-        _put_in_place(lost.fileno(), store + "-wal")
-        os.ftruncate(lost.fileno(), 0)
-    return "back"
+        return "back" if _put_in_place(lost.fileno(), store) else "unknown"
 
 
-def is_held(store: str) -> bool:
-    """Whether the log is missing because somebody has a lost one."""
-    return is_missing(store) and bool(_find(store)[0])
+def is_of_use(descriptor: int) -> bool:
+    """Whether something may be in a log: nothing is in one that was moved into the file, or copied."""
+    return os.pread(descriptor, len(_MAGIC[0]), 0) in _MAGIC
+
+
+def _is_missing(store: str) -> bool:
+    """Whether there is no log, or one in which nothing is yet."""
+    try:
+        return not os.stat(store + "-wal").st_size
+    except OSError:
+        return True
 
 
 def _give_up(store: str) -> None:
-    index = _index(store)
-    if index is None or not is_missing(store):  # in this order: what it knows of was there before
+    before, missing, after = _index(store), _is_missing(store), _index(store)
+    if before is None or not missing or before != after:
         return
     os.unlink(store + "-shm")
-    if index.moved < index.frames:
+    if before.moved < before.frames:
         log.critical("%s-wal was deleted, and then all programs that used it were killed: what it held is lost", store)
 
 
-def _put_in_place(lost: int, place: str) -> None:
-    was, made, at = os.fstat(lost), f"{place}-{os.getpid()}", 0
-    copy = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _put_in_place(lost: int, store: str) -> bool:
+    """Whether nobody wrote meanwhile, as a connection does that passes no gate."""
+    was, place, made, at = os.fstat(lost), f"{store}-wal", f"{store}-wal-copy", 0
+    with suppress(FileNotFoundError):
+        os.unlink(made)  # of one who was killed
+    copy = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(PermissionError):  # only root can
-            os.fchown(copy, was.st_uid, was.st_gid)
+        for owner in ((was.st_uid, -1), (-1, was.st_gid)):
+            with suppress(PermissionError):
+                os.fchown(copy, *owner)
         os.fchmod(copy, was.st_mode & 0o777)
         while chunk := os.pread(lost, _CHUNK, at):
             at += os.write(copy, chunk)
         os.fsync(copy)
+        now = os.fstat(lost)
+        if (now.st_size, now.st_mtime_ns) != (was.st_size, was.st_mtime_ns) or locks.holders(
+            f"{store}-shm", locks.WRITER
+        ):
+            os.unlink(made)
+            return False
         os.rename(made, place)
+        os.pwrite(lost, bytes(len(_MAGIC[0])), 0)  # its readers need the frames, not this
     except BaseException:
-        os.unlink(made)
+        with suppress(FileNotFoundError):
+            os.unlink(made)
         raise
     finally:
         os.close(copy)
@@ -120,13 +151,14 @@ def _put_in_place(lost: int, place: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return True
 
 
 def _find(store: str) -> tuple[list[_Lost], bool]:
     """The lost logs of a store, and whether all processes that may have one could be asked.
 
     A process may have another file open that had the store's name before: a log is the store's if the index says so, or
-    if its process has no other SQLite file open.
+    if there is no index to say so, and its process has no other SQLite file open.
     """
     found: list[_Lost] = []
     all_asked, index = locks.sees_all(), _index(store)
@@ -134,8 +166,8 @@ def _find(store: str) -> tuple[list[_Lost], bool]:
     users = locks.holders(store, locks.USERS) | locks.holders(store + "-shm", locks.WHOLE)
     for pid in {*users, os.getpid()}:
         try:
-            for lost, its_salts in _lost_by(pid, store + "-wal"):
-                if (index is not None and its_salts == index.salts) or locks.only_user_of(store, pid):
+            for lost in _lost_by(pid, store):
+                if index.salts == lost.salts if index is not None else locks.only_user_of(store, pid):
                     found.append(lost)
                 else:
                     all_asked = False
@@ -146,12 +178,15 @@ def _find(store: str) -> tuple[list[_Lost], bool]:
     return found, all_asked
 
 
-def _lost_by(pid: int, name: str) -> Iterator[tuple[_Lost, bytes]]:
-    folder, end = f"/proc/{pid}/fd", f"/{os.path.basename(name)} (deleted)"  # it may see another root
+def _lost_by(pid: int, store: str) -> Iterator[_Lost]:
+    """Raises ProcessLookupError if it has ended, another OSError if it cannot be asked."""
+    folder, end = f"/proc/{pid}/fd", f"/{os.path.basename(store)}-wal (deleted)"  # it may see another root
+    device = os.stat(store).st_dev
     try:
         numbers = os.listdir(folder)
     except FileNotFoundError:
-        return  # it has ended
+        os.kill(pid, 0)  # or it is hidden
+        raise
     for number in numbers:
         place = f"{folder}/{number}"
         with suppress(FileNotFoundError):
@@ -161,8 +196,8 @@ def _lost_by(pid: int, name: str) -> Iterator[tuple[_Lost, bytes]]:
                     header, status = os.pread(file, _HEADER, 0), os.fstat(file)
                 finally:
                     os.close(file)
-                if header[: len(_MAGIC[0])] in _MAGIC:
-                    yield _Lost(place, tuple(status[1:3]), status.st_mtime_ns), header[_LOG_SALTS]
+                if status.st_dev == device and header[: len(_MAGIC[0])] in _MAGIC:
+                    yield _Lost(place, tuple(status[1:3]), status.st_mtime_ns, header[_LOG_SALTS])
 
 
 def _index(store: str) -> _Index | None:

@@ -96,7 +96,8 @@ class Store:
         try:
             if comes:
                 self._await_log(deadline)
-            self._connect_both(deadline, timeout, comes=comes)
+            with _connecting:
+                self._connect_both(deadline, timeout, comes=comes)
         except BaseException:
             if not (self._create or descriptors.are_own((self._gate.held,))):
                 self._give_up()  # closed while SQLite was opening its own
@@ -119,7 +120,7 @@ class Store:
                 opened.pop_all()
                 descriptors.abandon(writer)
                 self._give_up()
-            if not descriptors.log_fits(self.path, writes_with) or lost.is_held(self.path):
+            if not descriptors.log_fits(self.path, writes_with) or lost.is_elsewhere(self.path):
                 raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
             reader = opened.enter_context(closing(self._connect()))
             # Prepared as well, or it would open the log only when it is needed.
@@ -267,7 +268,7 @@ class Store:
 
     def _may_save(self) -> bool:
         """Whether something may be in the log that this process knows: nothing is if somebody else has saved it."""
-        return not any(file[:2] == self._log_file and os.fstat(n).st_size == 0 for n, file in self._writes_with)
+        return all(lost.is_of_use(n) for n, file in self._writes_with if file[:2] == self._log_file)
 
     def _bring_back(self, own: tuple[int, ...] | None = None) -> lost.Found:
         """As the function does, which see."""
@@ -276,6 +277,10 @@ class Store:
         except OSError as error:
             raise faults.cannot_bring_back(error, self.path) from error
 
+    def _is_log_suspected(self) -> bool:
+        with _connecting:
+            return lost.is_suspected(self.path)
+
     def _is_there_again(self) -> bool:
         """Whether there is a log that is in use."""
         found = _identity(log := self.path + "-wal")
@@ -283,7 +288,7 @@ class Store:
 
     def _move_lost_log(self, writer: sqlite3.Connection) -> bool:
         """Whether all of the log that this process knows is in the file now, or somebody has moved it before."""
-        if self._is_there_again():
+        if self._is_there_again() or not self._may_save():
             return True
         busy, frames, moved = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy and frames == moved
@@ -300,13 +305,14 @@ class Store:
         """Brings back a log that somebody has deleted while others use it, or lets them save what it held: who makes a
         new one takes that away from them.
         """
-        while lost.is_missing(self.path) and ground.has_log(self._gate.number):
+        while ground.has_log(self._gate.number) and self._is_log_suspected():
             if self._enter():
                 try:
-                    found = self._bring_back()
+                    with _connecting:
+                        found = self._bring_back()
                 finally:
                     self._gate.leave()
-                if found != "unknown" or _identity(self.path + "-wal") is not None:
+                if found != "unknown":
                     return
             if not locks.holders(self.path, locks.USERS):
                 return
@@ -512,6 +518,8 @@ _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
 """Two threads may fork at once; the second would empty the list of the first, whose locks nobody gave back then."""
+_connecting = threading.RLock()
+"""Who looks into the index without having it open drops, when it closes it, the locks of who opens it meanwhile."""
 _abandoned: list[sqlite3.Connection | None] = []
 """A forked child's copies of its parent's connections: never used, and never closed, which could end the log."""
 
@@ -522,9 +530,11 @@ def _before_fork() -> None:
     for store in _forking:
         store._writing.acquire()
         store._reading.acquire()
+    _connecting.acquire()  # in the order of who opens a store
 
 
 def _after_fork(*, child: bool) -> None:
+    _connecting.release()
     for store in _forking:
         if child:
             _abandoned.extend((store._writer, store._reader))
@@ -543,7 +553,8 @@ def _at_exit() -> None:
     for store in list(_STORES):
         if not store._holds_its_own():
             store._let_go()
-        elif descriptors.is_any_deleted(store._writes_with):
+        elif descriptors.is_any_deleted(store._writes_with) and store._writing.acquire(timeout=1):
+            store._writing.release()
             store.close()
     for connection in filter(None, _abandoned):
         descriptors.abandon(connection)
