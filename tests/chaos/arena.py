@@ -258,9 +258,10 @@ class Arena(Bench):
         began = time.monotonic()
         _send(pids, signal.SIGSTOP)
         wait_until(lambda: all(map(_all_stopped, pids)), message="they have stopped")
-        if not self.broker_url.startswith("sqlite:"):
+        _, is_sqlite, file = self.broker_url.partition("sqlite:///")  # RabbitMQ's jobs are in such a file, too
+        if not is_sqlite:
             return True
-        with closing(sqlite3.connect(self.store, timeout=0.1, isolation_level=None)) as probe:
+        with closing(sqlite3.connect(file, timeout=0.1, isolation_level=None)) as probe:
             try:
                 probe.execute("BEGIN IMMEDIATE")
                 return True
