@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Set
 from contextlib import suppress
 from typing import Literal
@@ -19,8 +20,8 @@ Held = tuple[tuple[int, tuple[int, ...]], ...]
 
 _HERE = "/proc/self/fd"
 _NAMES = ("", "-wal", "-shm")
-_FRAMES = 16
-"""Where the number of valid frames stands in the index of a log."""
+opening = threading.RLock()
+"""For who opens a store, or looks into an index that it has not open: to close that drops the locks of its process."""
 
 
 def leading_to(path: str) -> set[int]:
@@ -109,8 +110,8 @@ def index_state(path: str) -> Literal["open", "deleted", "closed", "unknown"]:
 
 
 def read_index(path: str, size: int) -> bytes:
-    """The first bytes of the log's index, or none. To close its file would drop what locks SQLite has on it."""
-    with suppress(OSError):
+    """The first bytes of the log's index, or none."""
+    with suppress(OSError), opening:
         index = os.stat(path + "-shm")[1:4]
         for number in _open():
             if _leads_to(number, index):
@@ -118,16 +119,6 @@ def read_index(path: str, size: int) -> bytes:
         with open(path + "-shm", "rb", buffering=0) as file:
             return file.read(size)
     return b""
-
-
-def log_fits(path: str, descriptors: Held) -> bool:
-    """Whether the log can be the one that its index is about: one that is empty is new (sqlite.org/walformat.html)."""
-    with suppress(OSError):
-        if os.stat(path + "-wal").st_size == 0:
-            index = os.stat(path + "-shm")[1:3]
-            frames = [os.pread(number, 4, _FRAMES) for number, file in descriptors if file[:2] == index]
-            return not any(map(any, frames))
-    return True
 
 
 def as_they_are(descriptors: Held) -> Held:

@@ -17,11 +17,13 @@ from typing import Literal, NamedTuple
 from mouso.brokers.sqlite import descriptors, locks
 
 _MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
-_HEADER = 32
-_LOG_SALTS = slice(16, 24)
+_MARK = bytes(4)
+_SALTS, _SALTS_AT = 8, 16
 _INDEX = struct.Struct("=16xI12x8s56xI")
 """Where they stand: sqlite.org/fileformat2.html (4.1) and sqlite.org/walformat.html (2.1)."""
 _CHUNK = 1 << 20
+
+Found = Literal["back", "own", "none", "unknown"]
 
 log = logging.getLogger("mouso.brokers.sqlite")
 
@@ -32,9 +34,6 @@ class _Index(NamedTuple):
     frames: int
     salts: bytes
     moved: int
-
-
-Found = Literal["back", "own", "none", "unknown"]
 
 
 class _Lost(NamedTuple):
@@ -58,9 +57,9 @@ def is_suspected(store: str) -> bool:
     return not users <= index_users
 
 
-def is_elsewhere(store: str) -> bool:
-    """Whether there is no log in place because somebody has a lost one."""
-    return is_suspected(store) and bool(_find(store)[0])
+def is_awaited(store: str) -> bool:
+    """Whether the log in place cannot be the one: the index knows another, or somebody has a lost one."""
+    return is_suspected(store) and (_index(store) is not None or bool(_find(store)[0]))
 
 
 def bring_back(store: str, own: tuple[int, ...] | None = None) -> Found:
@@ -98,7 +97,7 @@ def bring_back(store: str, own: tuple[int, ...] | None = None) -> Found:
 
 def is_of_use(descriptor: int) -> bool:
     """Whether something may be in a log: nothing is in one that was moved into the file, or copied."""
-    return os.pread(descriptor, len(_MAGIC[0]), 0) in _MAGIC
+    return os.pread(descriptor, len(_MARK), 0) in _MAGIC
 
 
 def _is_missing(store: str) -> bool:
@@ -120,10 +119,31 @@ def _give_up(store: str) -> None:
 
 def _put_in_place(lost: int, store: str) -> bool:
     """Whether nobody wrote meanwhile, as a connection does that passes no gate."""
-    was, place, made, at = os.fstat(lost), f"{store}-wal", f"{store}-wal-copy", 0
+    was, made = os.fstat(lost), f"{store}-wal-copy"
     with suppress(FileNotFoundError):
         os.unlink(made)  # of one who was killed
-    copy = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _copy(lost, was, made)
+        now = os.fstat(lost)
+        same = (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+        if not same or locks.holders(f"{store}-shm", locks.WRITER):
+            return False
+        os.rename(made, f"{store}-wal")
+        os.pwrite(lost, _MARK, 0)  # its readers need the frames, not this
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(made)
+    folder = os.open(os.path.dirname(store), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _copy(lost: int, was: os.stat_result, made: str) -> None:
+    """Durably, with owner, group and rights as far as this process may give them."""
+    copy, at = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), 0
     try:
         for owner in ((was.st_uid, -1), (-1, was.st_gid)):
             with suppress(PermissionError):
@@ -132,26 +152,8 @@ def _put_in_place(lost: int, store: str) -> bool:
         while chunk := os.pread(lost, _CHUNK, at):
             at += os.write(copy, chunk)
         os.fsync(copy)
-        now = os.fstat(lost)
-        if (now.st_size, now.st_mtime_ns) != (was.st_size, was.st_mtime_ns) or locks.holders(
-            f"{store}-shm", locks.WRITER
-        ):
-            os.unlink(made)
-            return False
-        os.rename(made, place)
-        os.pwrite(lost, bytes(len(_MAGIC[0])), 0)  # its readers need the frames, not this
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(made)
-        raise
     finally:
         os.close(copy)
-    folder = os.open(os.path.dirname(place), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
 
 
 def _find(store: str) -> tuple[list[_Lost], bool]:
@@ -193,11 +195,12 @@ def _lost_by(pid: int, store: str) -> Iterator[_Lost]:
             if os.readlink(place).endswith(end):
                 file = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    header, status = os.pread(file, _HEADER, 0), os.fstat(file)
+                    status = os.fstat(file)
+                    if status.st_dev == device and is_of_use(file):
+                        salts = os.pread(file, _SALTS, _SALTS_AT)
+                        yield _Lost(place, tuple(status[1:3]), status.st_mtime_ns, salts)
                 finally:
                     os.close(file)
-                if status.st_dev == device and header[: len(_MAGIC[0])] in _MAGIC:
-                    yield _Lost(place, tuple(status[1:3]), status.st_mtime_ns, header[_LOG_SALTS])
 
 
 def _index(store: str) -> _Index | None:

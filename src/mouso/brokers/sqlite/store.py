@@ -96,7 +96,7 @@ class Store:
         try:
             if comes:
                 self._await_log(deadline)
-            with _connecting:
+            with descriptors.opening:
                 self._connect_both(deadline, timeout, comes=comes)
         except BaseException:
             if not (self._create or descriptors.are_own((self._gate.held,))):
@@ -120,7 +120,7 @@ class Store:
                 opened.pop_all()
                 descriptors.abandon(writer)
                 self._give_up()
-            if not descriptors.log_fits(self.path, writes_with) or lost.is_elsewhere(self.path):
+            if lost.is_awaited(self.path):
                 raise BrokerUnavailable(f"{self.path}: {_DELETED_LOG}")
             reader = opened.enter_context(closing(self._connect()))
             # Prepared as well, or it would open the log only when it is needed.
@@ -277,10 +277,6 @@ class Store:
         except OSError as error:
             raise faults.cannot_bring_back(error, self.path) from error
 
-    def _is_log_suspected(self) -> bool:
-        with _connecting:
-            return lost.is_suspected(self.path)
-
     def _is_there_again(self) -> bool:
         """Whether there is a log that is in use."""
         found = _identity(log := self.path + "-wal")
@@ -305,11 +301,10 @@ class Store:
         """Brings back a log that somebody has deleted while others use it, or lets them save what it held: who makes a
         new one takes that away from them.
         """
-        while ground.has_log(self._gate.number) and self._is_log_suspected():
+        while ground.has_log(self._gate.number) and lost.is_suspected(self.path):
             if self._enter():
                 try:
-                    with _connecting:
-                        found = self._bring_back()
+                    found = self._bring_back()
                 finally:
                     self._gate.leave()
                 if found != "unknown":
@@ -518,8 +513,6 @@ _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
 """Two threads may fork at once; the second would empty the list of the first, whose locks nobody gave back then."""
-_connecting = threading.RLock()
-"""Who looks into the index without having it open drops, when it closes it, the locks of who opens it meanwhile."""
 _abandoned: list[sqlite3.Connection | None] = []
 """A forked child's copies of its parent's connections: never used, and never closed, which could end the log."""
 
@@ -530,11 +523,11 @@ def _before_fork() -> None:
     for store in _forking:
         store._writing.acquire()
         store._reading.acquire()
-    _connecting.acquire()  # in the order of who opens a store
+    descriptors.opening.acquire()  # in the order of who opens a store
 
 
 def _after_fork(*, child: bool) -> None:
-    _connecting.release()
+    descriptors.opening.release()
     for store in _forking:
         if child:
             _abandoned.extend((store._writer, store._reader))
