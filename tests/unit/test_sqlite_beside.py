@@ -338,6 +338,43 @@ def test_a_file_that_was_away_locks_nobody_out(broker: Broker, path: Path) -> No
         assert {job.id for job in other.find(JobFilter())} == accepted | theirs | again
 
 
+FORKS = """
+import os, sys
+from mouso.brokers import connect
+from mouso.job import Job
+broker = connect(f"sqlite:///{sys.argv[1]}")
+broker.enqueue([Job(id="parent", task="t")])
+ask, answer = os.pipe(), os.pipe()
+if not os.fork():
+    for name in ("fork", "after"):
+        broker.enqueue([Job(id=name, task="t")])
+        os.write(answer[1], b".")
+        os.read(ask[0], 1)
+    broker.close()
+    os._exit(0)
+os.read(answer[0], 1)
+broker.close()
+print("closed", flush=True)
+sys.stdin.readline()
+os.write(ask[1], b".")
+os.read(answer[0], 1)
+os.write(ask[1], b".")
+print(os.wait()[1], flush=True)
+"""
+
+
+def test_a_fork_uses_the_store_as_any_process(path: Path) -> None:
+    """SQLite believes of it that it holds the locks of its parent: whoever closed the store last would take it away."""
+    command = [sys.executable, "-c", FORKS, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forking:
+        assert forking.stdout is not None
+        assert forking.stdout.readline() == "closed\n"
+        assert Path(f"{path}-wal").exists()
+        assert len(elsewhere(path, "other", timeout=5)) == 3
+        assert forking.communicate("\n", timeout=30)[0] == "0\n"
+    assert found(path) == {"parent", "fork", "after", "other0", "other1", "other2"}
+
+
 def users(path: Path) -> int:
     """How many programs beside this one have been started with this path."""
     return len(subprocess.run(["pgrep", "-f", f"{path} c 3"], capture_output=True, check=False).stdout.split())

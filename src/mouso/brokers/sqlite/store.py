@@ -95,6 +95,7 @@ class Store:
             self._gate.open(self.path, create=self._create)
         try:
             if comes:
+                self._close_copies()
                 self._await_log(deadline)
             with descriptors.opening:
                 self._connect_both(deadline, timeout, comes=comes)
@@ -103,6 +104,14 @@ class Store:
                 self._give_up()  # closed while SQLite was opening its own
             self._close_gate()
             raise
+
+    def _close_copies(self) -> None:
+        """In a fork: SQLite believes that what its parent had locked is locked, as long as its copies are open."""
+        copies = _abandoned.get(self.path, [])
+        if copies and all(descriptors.are_own(held) for _, held in copies):
+            with descriptors.opening, self._gate.in_use():  # or the last one would move the log, and delete it
+                for connection, _ in _abandoned.pop(self.path):
+                    connection.close()
 
     def _connect_both(self, deadline: float, timeout: float, *, comes: bool) -> None:
         others, before = descriptors.leading_to(self.path), descriptors.opened()
@@ -513,8 +522,8 @@ _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 _forking: list[Store] = []
 _one_fork = threading.Lock()
 """Two threads may fork at once; the second would empty the list of the first, whose locks nobody gave back then."""
-_abandoned: list[sqlite3.Connection | None] = []
-"""A forked child's copies of its parent's connections: never used, and never closed, which could end the log."""
+_abandoned: dict[str, list[tuple[sqlite3.Connection, descriptors.Held]]] = {}
+"""A forked child's copies of its parent's connections, by their file: never used, and closed with care."""
 
 
 def _before_fork() -> None:
@@ -530,7 +539,8 @@ def _after_fork(*, child: bool) -> None:
     descriptors.opening.release()
     for store in _forking:
         if child:
-            _abandoned.extend((store._writer, store._reader))
+            copies = ((store._writer, store._writes_with[:-1]), (store._reader, store._reads_with))
+            _abandoned.setdefault(store.path, []).extend((one, held) for one, held in copies if one is not None)
             store._gate.close_copy()
             store._reset()
         else:
@@ -549,8 +559,9 @@ def _at_exit() -> None:
         elif descriptors.is_any_deleted(store._writes_with) and store._writing.acquire(timeout=1):
             store._writing.release()
             store.close()
-    for connection in filter(None, _abandoned):
-        descriptors.abandon(connection)
+    for copies in _abandoned.values():
+        for connection, _ in copies:
+            descriptors.abandon(connection)
 
 
 if hasattr(os, "register_at_fork"):
