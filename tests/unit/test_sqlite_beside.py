@@ -346,12 +346,16 @@ broker = connect(f"sqlite:///{sys.argv[1]}")
 broker.enqueue([Job(id="parent", task="t")])
 ask, answer = os.pipe(), os.pipe()
 if not os.fork():
-    for name in ("fork", "after"):
-        broker.enqueue([Job(id=name, task="t")])
-        os.write(answer[1], b".")
-        os.read(ask[0], 1)
-    broker.close()
-    os._exit(0)
+    try:
+        for name in ("fork", "after"):
+            broker.enqueue([Job(id=name, task="t")])
+            os.write(answer[1], b".")
+            os.read(ask[0], 1)
+        broker.close()
+        os._exit(0)
+    finally:
+        os._exit(1)
+os.close(answer[1])
 os.read(answer[0], 1)
 broker.close()
 print("closed", flush=True)
