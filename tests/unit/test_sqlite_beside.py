@@ -64,6 +64,11 @@ from mouso.job import Job
 broker = connect(f"sqlite:///{sys.argv[1]}")
 for line in sys.stdin:
     try:
+        if line == "(reads its files)\\n":
+            for end in ("", "-shm"):
+                open(sys.argv[1] + end, "rb").close()
+            print("read", flush=True)
+            continue
         broker.enqueue([Job(id=line.strip(), task="t")], timeout=5)
         print("stored", flush=True)
     except Exception as error:
@@ -235,6 +240,21 @@ def test_deleted_again_while_another_app_of_the_process_has_the_new_one(path: Pa
         assert accepted == {"a0", "a1", "a2", "b0", "b1"}
         assert {job.id for job in other.find(JobFilter())} == accepted
     assert found(path) == accepted
+
+
+def test_who_has_read_the_files_by_itself_is_asked_too(broker: Broker, path: Path) -> None:
+    """The system took its locks for it, by which those who use the store are known."""
+    with Other(path) as other:
+        assert stored(broker, "a")
+        delete(path, ["-wal"])
+        assert other.stores("b") == "stored"
+        assert other.stores("(reads its files)") == "read"
+        delete(path, ["-wal"])
+        assert stored(broker, "c")
+        assert other.stores("d") == "stored"
+    assert {job.id for job in broker.find(JobFilter())} == set("abcd")
+    broker.close()
+    assert found(path) == set("abcd")
 
 
 def test_what_nobody_has_any_more_is_given_up_and_said(

@@ -162,11 +162,18 @@ def _find(store: str) -> tuple[list[_Lost], bool]:
     A process may have another file open that had the store's name before: a log is the store's if the index says so, or
     if there is no index to say so, and its process has no other SQLite file open.
     """
-    found: list[_Lost] = []
-    all_asked, index = locks.sees_all(), _index(store)
-    # A process that has read a file by itself has no lock on it any more.
     users = locks.holders(store, locks.USERS) | locks.holders(store + "-shm", locks.WHOLE)
-    for pid in {*users, os.getpid()}:
+    found, all_asked = _ask({*users, os.getpid()}, store)
+    if not found and all_asked and _index(store) is not None:  # it may be one that has read a file by itself,
+        found, _ = _ask({int(name) for name in os.listdir("/proc") if name.isdecimal()}, store)  # and so has no lock
+    return found, all_asked and locks.sees_all()
+
+
+def _ask(pids: set[int], store: str) -> tuple[list[_Lost], bool]:
+    """The store's lost logs that these processes have, and whether all that may have one could be asked."""
+    found: list[_Lost] = []
+    all_asked, index = True, _index(store)
+    for pid in pids:
         try:
             for lost in _lost_by(pid, store):
                 if index.salts == lost.salts if index is not None else locks.only_user_of(store, pid):
