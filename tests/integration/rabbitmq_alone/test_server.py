@@ -150,6 +150,41 @@ def test_a_server_short_of_memory_ends_in_the_deadline(url: str, server: RabbitS
         wait_until(lambda: not refused(), message="it takes jobs again")
 
 
+FAILS = (
+    PAUSES
+    + """
+@app.task(attempts=2, backoff=constant(0.1))
+def fails(flag: str) -> None:
+    note("fails")
+    while not os.path.exists(flag):
+        time.sleep(0.01)
+    raise ValueError("no")
+"""
+)
+
+
+def test_a_job_that_fails_while_the_server_is_short_of_memory(bench: Bench, server: RabbitServer) -> None:
+    """Its next attempt cannot be stored: it waits, and those that complete go on, as they are what makes room."""
+    jobs, flag = bench.app(FAILS), bench.folder / "flag"
+    worker = bench.worker(concurrency=4)
+    handles = [jobs.fails.options(priority=50).delay(str(flag)) for _ in range(2)]
+    jobs.pause.map([(n, 0.1) for n in range(200)])
+    bench.wait_for("fails", 2)
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        flag.touch()
+        wait_until(lambda: "takes no messages" in worker.log, message="a failure was to be stored")
+        bench.wait_for("end", 200)
+        assert len(bench.history("fails")) == 2
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    wait_until(lambda: {job.id for job in jobs.app.jobs(state="dead")} == {h.id for h in handles}, timeout=WAIT)
+    assert len(bench.history("fails")) == 4
+    assert len(bench.history("end")) == 200
+    assert worker.log.count("takes no messages") == worker.log.count("takes messages again") == 1
+    assert "does not answer" not in worker.log
+
+
 def test_a_frozen_server_ends_in_the_deadline(url: str, server: RabbitServer) -> None:
     with Mouso("frozen", broker=url, enqueue_timeout=1.0) as app:
 

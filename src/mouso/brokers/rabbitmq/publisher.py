@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,11 @@ from mouso.brokers.rabbitmq.desk import Desk
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, OutcomeUnknown
+
+_LOOK = 0.02
+"""Seconds between two looks at whether RabbitMQ holds it up."""
+
+log = logging.getLogger("mouso.brokers.rabbitmq")
 
 
 class Parcel:
@@ -52,7 +58,7 @@ class Publisher(Desk):
     def _forget(self) -> None:
         super()._forget()
         self._channel: Channel | None = None
-        self._blocked = ""
+        self._blocked, self._blocked_at = "", 0.0
         self._outbox: deque[Parcel] = deque()
         self._guard = threading.Lock()
         self._tag = 0
@@ -62,6 +68,11 @@ class Publisher(Desk):
     def ready(self) -> bool:
         """Whether it can send just now."""
         return self._up.is_set() and not self._blocked
+
+    @property
+    def blocked(self) -> bool:
+        """Whether RabbitMQ takes no messages, although it answers."""
+        return self._up.is_set() and bool(self._blocked)
 
     def post(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None = None) -> Parcel:
         """Hands messages over; they are sent as soon as that can be, in this order.
@@ -105,6 +116,13 @@ class Publisher(Desk):
             raise parcel.error
         return parcel.returned
 
+    def wait_unless_blocked(self, parcel: Parcel, deadline: float) -> set[str] | None:
+        """Waits for a parcel, as ``wait``; returns None while RabbitMQ holds it up, which may last for hours."""
+        while not self.blocked:
+            if parcel.done.wait(min(_LOOK, max(deadline - SYSTEM.monotonic(), 0))) or SYSTEM.monotonic() >= deadline:
+                return self.wait(parcel, deadline)
+        return self.wait(parcel, deadline) if parcel.done.is_set() else None
+
     def unavailable(self) -> BrokerUnavailable:
         if self._blocked and self._up.is_set():
             return BrokerUnavailable(
@@ -118,7 +136,7 @@ class Publisher(Desk):
     # -- on the link's thread
 
     def _start(self, connection: SelectConnection) -> None:
-        self._blocked = ""
+        self._unblocked()
         connection.add_on_connection_blocked_callback(self._block)
         connection.add_on_connection_unblocked_callback(self._unblock)
         connection.channel(on_open_callback=self._opened)
@@ -134,11 +152,19 @@ class Publisher(Desk):
         self._send()
 
     def _block(self, connection: object, frame: Any) -> None:
-        self._blocked = str(frame.method.reason or "it is short of memory or disk")
+        if not self._blocked:
+            self._blocked_at = SYSTEM.monotonic()
+            self._blocked = str(frame.method.reason or "it is short of memory or disk")
+            log.warning("%s takes no messages (%s); jobs that wait there are run", self._server, self._blocked)
 
     def _unblock(self, connection: object, frame: object) -> None:
-        self._blocked = ""
+        self._unblocked()
         self._send()
+
+    def _unblocked(self) -> None:
+        if self._blocked:
+            self._blocked = ""
+            log.info("%s takes messages again after %.1f s", self._server, SYSTEM.monotonic() - self._blocked_at)
 
     def _send(self) -> None:
         channel, connection = self._channel, self._connection

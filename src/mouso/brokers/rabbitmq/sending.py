@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mouso.brokers.rabbitmq import facts as registry
 from mouso.brokers.rabbitmq.facts import Fact, Facts
@@ -30,6 +30,7 @@ class Sending:
         names: The names of its namespace.
         publisher: Its connection.
         topology: What that has seen to be there.
+        knows_queue: Whether everybody was told of a queue before.
     """
 
     def __init__(self, url: BrokerURL, outage: Outage) -> None:
@@ -37,6 +38,7 @@ class Sending:
         self.publisher = Publisher(url, outage)
         self.topology = Topology(self.publisher, self.names, self.tell_queue)
         self._facts = Shelf(self.publisher, self.publisher, self.topology, self.names.facts)
+        self.knows_queue: Callable[[str], bool] = lambda queue: False
         self._server = url.server
 
     def close(self) -> None:
@@ -77,5 +79,6 @@ class Sending:
         self.publisher.publish([registry.encode(self.names, fact)], deadline)
 
     def tell_queue(self, queue: str, deadline: float) -> None:
-        """Tells everybody that there is a queue."""
-        self.tell(Fact("queue", queue), deadline)
+        """Tells everybody that there is a queue, if that is new."""
+        if not self.knows_queue(queue):
+            self.tell(Fact("queue", queue), deadline)

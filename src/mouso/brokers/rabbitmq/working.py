@@ -53,7 +53,8 @@ class Working:
         self._clock = clock
         self._server = url.server
         self._consumer = Consumer(url, outage, sending.names)
-        self._topology = Topology(self._consumer, sending.names, self._tell_queue)
+        self._topology = Topology(self._consumer, sending.names, sending.tell_queue)
+        sending.knows_queue = lambda queue: queue in self._consumer.facts.queues
         self._holding = Holding(self._consumer, sending, float(url.params.get("consumer_timeout", 1800)))
         self._keys = itertools.count(secrets.randbits(32) << 24 | 1)
         self._facts = Shelf(self._consumer, sending.publisher, self._topology, sending.names.facts)
@@ -62,10 +63,7 @@ class Working:
         self._interrupted = False
         self._turn = 0
         self._done: dict[tuple[str, int], Outcome] = {}
-
-    def _tell_queue(self, queue: str, deadline: float) -> None:
-        if queue not in self._consumer.facts.queues:
-            self._sending.tell_queue(queue, deadline)
+        self._held_up: dict[int | str, tuple[Held, Letter]] = {}
 
     def close(self) -> None:
         """Closes the connection; what is not acknowledged goes back."""
@@ -100,7 +98,8 @@ class Working:
         exchange = Exchange(leases=[])
         ended: list[tuple[Held, Outcome]] = []
         try:
-            exchange.fenced = self._settle(worker, outcomes, ended, deadline)
+            exchange.fenced, moves = self._settle(worker, outcomes, ended)
+            self._carry(moves, deadline)
             if want.limit:
                 self._claim(worker, want, exchange, deadline)
             if len(exchange.fenced) < len(outcomes):
@@ -130,9 +129,13 @@ class Working:
         self._read, self._read_again = generation, now + _READ * random.uniform(0.8, 1.2)
 
     def _settle(
-        self, worker: str, outcomes: Sequence[Outcome], ended: list[tuple[Held, Outcome]], deadline: float
-    ) -> list[int | str]:
-        """Acknowledges what has completed, and adds it to ``ended``; of all else, stores what comes next first."""
+        self, worker: str, outcomes: Sequence[Outcome], ended: list[tuple[Held, Outcome]]
+    ) -> tuple[list[int | str], list[tuple[Held, Letter]]]:
+        """Acknowledges what has completed, and adds it to ``ended``.
+
+        Returns:
+            Keys of claims that are fenced, and of all else what comes next, which is to be stored first.
+        """
         consumer, now = self._consumer, self._clock.now()
         fenced: list[int | str] = []
         acks, backs, moves = [], [], []
@@ -156,9 +159,7 @@ class Working:
             for held in (*acks, *backs):
                 del consumer.held[held.key]
         consumer.settle(acks, backs)
-        if moves:
-            self._carry(moves, deadline)
-        return fenced
+        return fenced, moves
 
     def _claim_of(self, worker: str, key: int | str, token: int) -> Held | None:
         """The fence: the message, if this claim of this worker still holds it."""
@@ -171,31 +172,54 @@ class Working:
         if len(self._done) > _KEPT:
             del self._done[next(iter(self._done))]
 
-    def _carry(self, moves: Sequence[tuple[Held, Letter]], deadline: float) -> None:
-        """Stores what comes after runs that did not complete, then acknowledges the runs."""
-        publisher = self._sending.publisher
+    def _carry(self, moves: Iterable[tuple[Held, Letter]], deadline: float) -> None:
+        """Stores what comes after runs that did not complete, then acknowledges the runs.
+
+        What RabbitMQ takes no messages for is not waited for, as that may take hours, and the jobs that complete are
+        what relieves it. It is tried again with the next call.
+        """
+        consumer, publisher = self._consumer, self._sending.publisher
+        with consumer.news:
+            left = {key: move for key, move in self._held_up.items() if consumer.held.get(key) is move[0]}
+        left.update((held.key, (held, after)) for held, after in moves)
+        self._held_up = left.copy()
         for _ in range(2):
-            fresh = [move for move in moves if move[0].moving is None or move[0].moving.error is not None]
+            fresh = [(h, after) for h, after in left.values() if h.moving is None or h.moving.error is not None]
             if fresh:
-                messages = self._sending.messages([after for _, after in fresh], deadline)
-                publisher.reach(deadline)
-                parcel = publisher.post(messages)
+                parcel = self._post([after for _, after in fresh], deadline)
                 for held, _ in fresh:
                     held.moving = parcel
-            left = []
-            for held, after in moves:
-                if held.letter.id in publisher.wait(held.moving, deadline):
+            again = {}
+            for key, (held, after) in left.items():
+                returned = None if held.moving is None else publisher.wait_unless_blocked(held.moving, deadline)
+                if returned is None:
+                    continue
+                if held.letter.id in returned:
                     held.moving = None
-                    left.append((held, after))
-                else:
-                    with self._consumer.news:
-                        self._consumer.held.pop(held.key, None)
-                    self._consumer.settle([held])
-            if not left:
+                    again[key] = held, after
+                    continue
+                with consumer.news:
+                    consumer.held.pop(key, None)
+                consumer.settle([held])
+                del self._held_up[key]
+            if not again:
                 return
             self._sending.topology.forget()
-            moves = left
-        raise BrokerUnavailable(f"no queue of {self._server} took {len(moves)} of the jobs; try again")
+            left = again
+        raise BrokerUnavailable(f"no queue of {self._server} took {len(left)} of the jobs; try again")
+
+    def _post(self, letters: Sequence[Letter], deadline: float) -> Parcel | None:
+        """Hands messages over, unless RabbitMQ takes none."""
+        publisher = self._sending.publisher
+        try:
+            if not publisher.blocked:
+                messages = self._sending.messages(letters, deadline)
+                publisher.reach(deadline)
+                return publisher.post(messages)
+        except BrokerError:
+            if not publisher.blocked:
+                raise
+        return None
 
     # -- claiming
 
@@ -360,14 +384,16 @@ class Working:
         self._reach(until(_ANSWER))
         with consumer.news:
             lost = [key for key, token in held if self._claim_of(worker, key, token) is None]
-            backs = [h for key, h in consumer.held.items() if h.worker == worker and key not in known]
+            known |= self._held_up.keys()
+            backs = [held for key, held in consumer.held.items() if held.worker == worker and key not in known]
         self._give_back(backs)
         return lost
 
     def retire(self, worker: str) -> int:
         consumer = self._consumer
         with consumer.news:
-            backs = [held for held in consumer.held.values() if held.worker == worker]
+            known = self._held_up.keys()
+            backs = [held for key, held in consumer.held.items() if held.worker == worker and key not in known]
         consumer.serve((), 0)
         if self._consumer.ready:
             self._give_back(backs)
@@ -376,11 +402,12 @@ class Working:
 
     def _give_back(self, backs: Sequence[Held]) -> None:
         consumer = self._consumer
-        with consumer.news:
-            for held in backs:
-                consumer.held.pop(held.key, None)
         away = [held for held in backs if not held.tap.queue or held.count >= NACKS]
-        consumer.settle((), [held for held in backs if held not in away])
+        at_once = [held for held in backs if held not in away]
+        with consumer.news:
+            for held in at_once:
+                consumer.held.pop(held.key, None)
+        consumer.settle((), at_once)
         if away:
             self._carry([(held, replace(held.letter, claims=held.token, hold=0)) for held in away], until(_ANSWER))
         if backs:

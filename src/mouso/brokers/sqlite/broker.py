@@ -131,7 +131,7 @@ class SQLiteBroker:
                     self._interrupted.add(kind)
 
     def exchange(self, worker: str, outcomes: Sequence[Outcome], want: Want) -> Exchange:
-        with self._store.write() as tx:
+        with self._store.write(politely=True) as tx:
             now = self._clock.now()
             number = working.worker_number(tx, worker, self._boot, now, self._clock.steady())
             fenced = working.settle(tx, worker, number, outcomes, now) if outcomes else []
@@ -195,7 +195,7 @@ class SQLiteBroker:
         return reaped
 
     def prune(self, limit: int, retention: Retention) -> int:
-        with self._store.write() as tx:
+        with self._store.write(politely=True) as tx:
             return self._pruner.prune(tx, limit, retention, self._boot, self._clock.now(), self._clock.steady())
 
     # -- operators and waiting callers

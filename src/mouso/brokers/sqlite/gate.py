@@ -27,7 +27,7 @@ except ImportError:  # no POSIX system
 else:
     _HERE = hasattr(fcntl, "F_OFD_SETLK")
 
-_PLACE = USERS[1] + 1024
+_PLACE, _FRONT = USERS[1] + 1024, USERS[1] + 1025
 
 
 def _lock(kind: int, first: int, last: int) -> bytes:
@@ -44,11 +44,13 @@ pass_gate: Callable[[int, int, bytes], Any] = fcntl.fcntl if _HERE else _open_ga
 if _HERE:
     SET, LOOK, ENTER = fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, _PLACE, _PLACE)
     LEAVE, FREE = _lock(fcntl.F_UNLCK, _PLACE, _PLACE), struct.pack("h", fcntl.F_UNLCK)
+    STEP_UP, _STEP_BACK = _lock(fcntl.F_WRLCK, _FRONT, _FRONT), _lock(fcntl.F_UNLCK, _FRONT, _FRONT)
     _USE, _USE_NO_MORE = _lock(fcntl.F_RDLCK, *USERS), _lock(fcntl.F_UNLCK, *USERS)
 else:
-    SET, LOOK, ENTER, LEAVE, FREE, _USE, _USE_NO_MORE = 0, 0, b"", b"", b"", b"", b""
+    SET, LOOK, ENTER, LEAVE, FREE, STEP_UP, _STEP_BACK, _USE, _USE_NO_MORE = 0, 0, b"", b"", b"", b"", b"", b"", b""
 """For ``pass_gate(gate.number, SET, ENTER)``, which is what ``enter`` does, where a function's call counts. ``LOOK``
-tells ``FREE`` to who holds the gate, but not with another description of the same file.
+tells ``FREE`` to who holds the gate, but not with another description of the same file; with ``STEP_UP`` it tells
+whether somebody else waits in front.
 """
 
 _left: dict[tuple[int, ...], set[int]] = {}
@@ -102,6 +104,19 @@ class Gate:
         """
         pass_gate(self.number, SET, ENTER)
 
+    def step_up(self) -> bool:
+        """Whether this is the first of those who wait for it, from now on. It may look often, and is let pass."""
+        try:
+            pass_gate(self.number, SET, STEP_UP)
+        except (OSError, ValueError):
+            return False
+        return _HERE
+
+    def step_back(self) -> None:
+        """Waits no more."""
+        with suppress(OSError, ValueError):
+            pass_gate(self.number, SET, _STEP_BACK)
+
     def leave(self) -> bool:
         """Lets the next one pass. If its descriptor was closed, which is False, nobody here passes it any more."""
         try:
@@ -122,6 +137,7 @@ class Gate:
         with suppress(OSError):
             if descriptors.are_own(((number, self._file),)):
                 pass_gate(number, SET, LEAVE)  # it may stay open
+                pass_gate(number, SET, _STEP_BACK)
             left = _left.setdefault(self._file, set())
             left.add(number)
             if left >= descriptors.of_the_same_file(number):  # else other connections of this process are in use

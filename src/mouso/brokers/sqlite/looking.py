@@ -44,7 +44,7 @@ class Reader(store.Store):
                 except sqlite3.Error as error:
                     raise self.translate(error) from error
 
-    def write(self, timeout: float = 5.0) -> NoReturn:
+    def write(self, timeout: float = 5.0, *, politely: bool = False) -> NoReturn:
         raise ConfigError(f"{self.path} was opened to be looked at; open it anew to change it")
 
     def migrate(self) -> NoReturn:

@@ -23,12 +23,14 @@ from typing import NoReturn
 from mouso.brokers.base import EXIT_LOST
 from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, lost, schema
 from mouso.brokers.sqlite.checkpoints import CHANGE_BYTES, COMMIT_BYTES, Checkpoints
-from mouso.brokers.sqlite.gate import ENTER, FREE, LEAVE, LOOK, SET, Gate, pass_gate
+from mouso.brokers.sqlite.gate import ENTER, FREE, LEAVE, LOOK, SET, STEP_UP, Gate, pass_gate
 from mouso.brokers.sqlite.transactions import locked, roll_back
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 
-_PAUSE = 0.0001
+_PAUSE, _LONGEST = 0.0001, 0.03
+_TURN = 0.001
+"""Seconds between two looks of the first who waits to write; who writes all the time leaves it twice that."""
 _LOG_PAUSE = 0.01
 _CATCH_UP = 5.0
 _LOST_DESCRIPTORS = (
@@ -343,25 +345,34 @@ class Store:
 
         SQLite's own busy handler sleeps 1 ms and more; many writers want less than that. But the longer it takes, the
         more of them there may be, and hundreds that tried every 5 ms would leave no CPU to the one that has the lock:
-        so the pauses grow to a tenth of the wait.
+        so the pauses grow with the wait, but for one who waits in front of the gate.
         """
-        began, pause = SYSTEM.monotonic(), _PAUSE
-        while True:
-            if self._enter():
-                connection = self._mend(timeout)
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    return connection
-                except faults.FAILURES as error:
-                    roll_back(connection)
-                    if not faults.is_busy(error):
-                        raise self.translate(error) from error
-                self._gate.leave()
-            now = SYSTEM.monotonic()
-            if now >= deadline:
-                raise locked(self.path, timeout)
-            time.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
-            pause = min(pause * 1.5, max(0.005, (now - began) / 10))
+        began, pause, in_front = SYSTEM.monotonic(), _PAUSE, False
+        try:
+            while True:
+                passed = self._enter()
+                if passed:
+                    connection = self._mend(timeout)
+                    try:
+                        connection.execute("BEGIN IMMEDIATE")
+                        return connection
+                    except faults.FAILURES as error:
+                        roll_back(connection)
+                        if not faults.is_busy(error):
+                            raise self.translate(error) from error
+                    self._gate.leave()
+                elif pause > _TURN:
+                    in_front = in_front or self._gate.step_up()
+                now = SYSTEM.monotonic()
+                if now >= deadline:
+                    raise locked(self.path, timeout)
+                next_try = _TURN if in_front and not passed else pause * random.uniform(0.5, 1.5)
+                time.sleep(min(next_try, deadline - now))
+                longest = (now - began) / 10
+                pause = min(pause * 1.5, max(0.005, longest if passed else min(longest, _LONGEST)))
+        finally:
+            if in_front:
+                self._gate.step_back()
 
     def _catch_up(self) -> None:
         """Does what a write transaction does before it writes."""
@@ -381,8 +392,9 @@ class Store:
         return True
 
     @contextmanager
-    def write(self, timeout: float = 5.0) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed at the end of the block, rolled back if it raises.
+    def write(self, timeout: float = 5.0, *, politely: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end of the block, rolled back if it raises. Who writes all the time
+        does it ``politely`` and lets who waits go first, or others would hardly ever find the file free.
 
         Raises:
             BrokerUnavailable: Nothing happened.
@@ -398,6 +410,8 @@ class Store:
         try:
             connection, begun = self._writer, False
             try:
+                if politely and pass_gate(self._gate.number, LOOK, STEP_UP)[: len(FREE)] != FREE:
+                    time.sleep(2 * _TURN)
                 # The gate takes 4 µs of the 180 that an enqueue takes, and to see that all is what it was, 5.
                 pass_gate(self._gate.number, SET, ENTER)
                 if (
