@@ -1,19 +1,24 @@
 """What a Redis server can do to the jobs in it, and what workers and producers do about it."""
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mouso import Mouso
+from mouso.brokers import connect
+from mouso.brokers.redis.broker import RedisBroker
 from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
+from mouso.job import Job
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES, SOUND, still_sound
+from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer, TLSServer, cluster, watched
 from tests.stalls import elapsed
 from tests.support import wait_until
@@ -222,6 +227,47 @@ def test_over_tls(tmp_path: Path) -> None:
         name = server.url.replace("localhost", "127.0.0.1")
         with Mouso("other", broker=name) as app, pytest.raises(ConfigError, match="IP address mismatch"):
             app.jobs()
+
+
+def test_a_call_that_a_signal_s_handler_ends(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its question and the answer, which is not the next call's."""
+    with Proxy(server.port) as proxy, closing(connect(server.url.replace(str(server.port), str(proxy.port)))) as broker:
+        assert isinstance(broker, RedisBroker)
+        broker.enqueue([Job(id="a", task="t"), Job(id="b", task="t")])
+        proxy.delay = 0.1
+        connection = broker._link._connection
+        send = connection.send_packed_command
+
+        def interrupted(*words: Any, **options: Any) -> None:
+            send(*words, **options)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(connection, "send_packed_command", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            broker.get(["a"])
+        monkeypatch.undo()
+        [found] = broker.get(["b"])
+        assert found is not None
+        assert found.id == "b"
+
+
+def test_what_answers_is_no_redis() -> None:
+    """As a load balancer before a server that is away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    with listener.accept()[0] as client:
+                        client.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        broker = connect(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        with closing(broker), pytest.raises(BrokerUnavailable, match="cannot be used now"):
+            broker.enqueue([Job(id="a", task="t")], timeout=0.5)
+        listener.shutdown(socket.SHUT_RDWR)
+    answering.join(WAIT)
 
 
 def test_a_worker_holds_two_connections(bench: Bench, server: RedisServer) -> None:

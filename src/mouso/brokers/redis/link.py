@@ -20,7 +20,7 @@ from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
 from mouso.urls import BrokerURL
 
 _PAUSE = (0.01, 0.5)
-_LOST = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+_LOST = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse, OSError)
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
 _ELSEWHERE = (
     exceptions.ReadOnlyError,
@@ -87,6 +87,11 @@ class Link:
             raise BrokerUnavailable(f"{self._shown} is busy with other calls of this process for {timeout:g} s")
         try:
             return self._persist(script, command, deadline, again)
+        except (BrokerUnavailable, OutcomeUnknown, ConfigError):
+            raise
+        except BaseException:  # as of a signal's handler, which came before the answer: the next call would take that
+            self._drop()
+            raise
         finally:
             self._lock.release()
 
