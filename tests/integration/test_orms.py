@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from mouso import Context, Mouso
 from mouso.brokers.base import JobFilter
-from mouso.errors import CapabilityError, JobFailed
+from mouso.errors import BrokerUnavailable, CapabilityError, JobFailed
 from mouso.testing.inline import run_until_idle
 from tests.servers.postgres import PostgresServer
 
@@ -109,6 +109,49 @@ def test_a_session_of_sqlalchemy_that_has_done_nothing_yet(app: Mouso, url: str)
         session.commit()
     engine.dispose()
     assert jobs(app) == 1
+
+
+MODES = {"isolation": "serializable", "read_only": "off", "deferrable": "on"}
+
+
+def modes(connection: Any, run: Callable[[str], Any] = str) -> dict[str, str]:
+    """How the transaction of a connection was begun."""
+    return {name: connection.execute(run(f"SHOW transaction_{name}")).fetchone()[0] for name in MODES}
+
+
+def test_the_transaction_is_begun_as_its_connection_wants_it(server: PostgresServer, app: Mouso, url: str) -> None:
+    """The enqueue begins it, and psycopg's own ``BEGIN`` says what was set; SQLAlchemy and Django set the same."""
+    with psycopg.connect(server.url) as connection:
+        connection.isolation_level, connection.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True
+        for read_only in (None, False):
+            connection.read_only = read_only
+            with app.enqueue_in(connection):
+                app.tasks["follow"].delay(1)
+            assert modes(connection) == MODES
+            connection.commit()
+        connection.read_only = True
+        with app.enqueue_in(connection), pytest.raises(BrokerUnavailable, match="read-only"):
+            app.tasks["follow"].delay(1)
+        connection.rollback()
+    engine = create_engine(url, isolation_level="REPEATABLE READ")
+    with engine.connect() as joined, app.enqueue_in(joined):
+        app.tasks["follow"].delay(1)
+        assert modes(joined, text)["isolation"] == "repeatable read"
+        joined.commit()
+    engine.dispose()
+    assert jobs(app) == 3
+
+
+def test_a_job_s_transaction_is_begun_as_its_connection_wants_it(server: PostgresServer, app: Mouso) -> None:
+    @app.task(name="pay", attempts=1)
+    def pay(ctx: Context) -> dict[str, str]:
+        mine = psycopg.connect(server.url)
+        mine.isolation_level, mine.deferrable = psycopg.IsolationLevel.SERIALIZABLE, True
+        return modes(ctx.transaction(mine))
+
+    handle = pay.delay()
+    run_until_idle(app)
+    assert handle.get(timeout=5) == MODES
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -40,7 +40,7 @@ def run(connection: object, sql: bytes, values: Values, *, timeout: float = 5.0,
     deadline = SYSTEM.monotonic() + timeout
     try:
         if status == pq.TransactionStatus.IDLE and not _commits_by_itself(connection):
-            below.send_query(b"BEGIN")
+            below.send_query(_begin(_driver(connection)))
             answer(below, deadline)
         below.send_query_params(sql, values, param_formats=[1] * len(values), result_format=1)
         return answer(below, deadline)
@@ -153,6 +153,19 @@ def _driver(connection: Any) -> Any:
             begin()  # or its commit would not know of the transaction
         return connection.connection.driver_connection
     return connection
+
+
+def _begin(driver: object) -> bytes:
+    """How it begins a transaction: psycopg keeps what was set of that, and says it in its own ``BEGIN`` only."""
+    words = ["BEGIN"]
+    level = getattr(driver, "isolation_level", None)
+    if level is not None:
+        words.append(f"ISOLATION LEVEL {psycopg.IsolationLevel(level).name.replace('_', ' ')}")
+    for mode, yes, no in (("read_only", "READ ONLY", "READ WRITE"), ("deferrable", "DEFERRABLE", "NOT DEFERRABLE")):
+        wanted = getattr(driver, mode, None)
+        if wanted is not None:
+            words.append(yes if wanted else no)
+    return " ".join(words).encode()
 
 
 def _commits_by_itself(connection: object) -> bool:
