@@ -86,6 +86,22 @@ def test_a_job_that_kills_its_workers_is_dead_in_the_end(tmp_path: Path, url: st
         assert (dead.reason, len(bench.history("poison"))) == ("poison", 2)
 
 
+KILLS = """
+@app.task
+def kills() -> None:
+    note("kills")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_job_that_kills_its_process_is_dead_after_three_runs(bench: Bench) -> None:
+    jobs = bench.app(KILLS)
+    bench.worker()
+    jobs.kills.delay()
+    [dead] = wait_until(lambda: jobs.app.jobs(state="dead"), timeout=WAIT)
+    assert (dead.reason, dead.crashes, len(bench.history("kills"))) == ("poison", 3, 3)
+
+
 def delivered(consumer: Consumer, count: int) -> bool:
     return len(consumer._out) == count
 

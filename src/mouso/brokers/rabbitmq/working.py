@@ -25,7 +25,7 @@ from mouso.brokers.rabbitmq.taps import Held, Source
 from mouso.brokers.rabbitmq.topology import Topology
 from mouso.clock import SYSTEM, Clock
 from mouso.errors import BrokerError, BrokerUnavailable
-from mouso.job import JobState, Outcome, check_transition
+from mouso.job import Charge, JobState, Outcome, check_transition
 from mouso.urls import BrokerURL
 
 _PATIENCE = 5.0
@@ -149,10 +149,11 @@ class Working:
                         self._remember(void, outcome)
                     continue
                 after = settled(held.letter, outcome, worker, now)
+                given_back = outcome.state is JobState.AVAILABLE and outcome.charge in (Charge.NONE, Charge.RELEASE)
                 if after is None:
                     acks.append(held)
                     ended.append((held, outcome))
-                elif outcome.state is JobState.AVAILABLE and held.count < NACKS and held.tap.queue:
+                elif given_back and held.count < NACKS and held.tap.queue:
                     backs.append(held)
                 else:
                     moves.append((held, after))
