@@ -141,6 +141,22 @@ def test_a_message_of_another_program(bench: Bench, server: RabbitServer) -> Non
     assert worker.alive
 
 
+def test_a_message_of_another_program_among_the_dead(bench: Bench, server: RabbitServer) -> None:
+    """It hides nobody, and can be deleted like them."""
+    jobs = bench.app(PAUSES)
+    assert jobs.app.jobs(state="dead") == []
+    name = jobs.app.broker._sending.names.dead
+    with closing(server.client()) as client:
+        for body in (b"hello", b"hello", b"\xff"):
+            client.channel().basic_publish("", name, body, pika.BasicProperties(headers={"x-delivery-count": "x"}))
+    found = wait_until(lambda: [job for job in jobs.app.jobs(state="dead") if job.reason == "foreign"][2:])
+    assert found
+    for id in {job.id for job in jobs.app.jobs(state="dead")}:
+        assert jobs.app.job(id).record.reason == "foreign"
+        jobs.app.job(id).delete()
+    assert jobs.app.jobs(state="dead") == []
+
+
 def test_a_long_job_outlives_the_consumer_timeout(broker: LoneRabbitBroker, server: RabbitServer, url: str) -> None:
     """Its message moves to a queue of its worker's own, unseen by the fleet, and is acknowledged there."""
     with closing(connect(f"{url}&consumer_timeout=1")) as worker:

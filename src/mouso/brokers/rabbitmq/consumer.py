@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pika
@@ -25,7 +25,7 @@ from mouso.brokers.rabbitmq.facts import Fact, Facts
 from mouso.brokers.rabbitmq.letter import Letter, decode
 from mouso.brokers.rabbitmq.link import Outage
 from mouso.brokers.rabbitmq.names import Names
-from mouso.brokers.rabbitmq.reader import Reader
+from mouso.brokers.rabbitmq.reader import Reader, number_in
 from mouso.brokers.rabbitmq.silence import Silence
 from mouso.brokers.rabbitmq.taps import Fetch, Held, Source, Tap
 from mouso.clock import SYSTEM
@@ -490,7 +490,7 @@ class Consumer(Desk):
         self._answered(None)
         if self._fetching is not None and (tap := self._fetching.next()) is not None:
             self._fetching.got()
-            count, seen = (_number(properties.headers, name) for name in ("x-delivery-count", "x-acquired-count"))
+            count, seen = (number_in(properties.headers, name) for name in ("x-delivery-count", "x-acquired-count"))
             self._arrive(tap, method.delivery_tag, count, seen, body)
             self._get()
 
@@ -499,11 +499,6 @@ class Consumer(Desk):
         if self._fetching is not None and (tap := self._fetching.next()) is not None:
             self._fetching.empty.add(tap.name)
             self._get()
-
-
-def _number(headers: Mapping[str, Any] | None, name: str) -> int:
-    value = (headers or {}).get(name)
-    return value if isinstance(value, int) else 0
 
 
 def _nothing(*delivery: object) -> None:

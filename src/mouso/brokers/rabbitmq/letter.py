@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from mouso.errors import ErrorInfo
-from mouso.job import Charge, Job, JobState, Lease, Outcome, measures, new_id
+from mouso.job import Charge, Job, JobState, Lease, Outcome, measures
 
 FOREIGN = "foreign"
 """Why a message of another program is dead."""
@@ -66,7 +67,8 @@ def decode(body: bytes) -> Letter:
         return _decoder.decode(body)
     except msgspec.MsgspecError as error:
         why = ErrorInfo(type="BadPayload", message=f"it is no job of Mouso's: {error}", reason=FOREIGN)
-        return Letter(new_id(), "unknown", body, state=JobState.DEAD, reason=FOREIGN, errors=(why,))
+        id = f"foreign-{sha256(body).hexdigest()[:24]}"  # the same each time that it is looked at
+        return Letter(id, "unknown", body, state=JobState.DEAD, reason=FOREIGN, errors=(why,))
 
 
 def letter_of(job: Job, now: int) -> Letter:

@@ -6,7 +6,7 @@ AMQP 0-9-1, 2.3.5: a delivery is a method frame, a header frame, and the body in
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _FRAME = struct.Struct(">BHI")
@@ -91,3 +91,9 @@ def _count(header: bytes, name: bytes) -> int:
         return max(int(struct.unpack_from(form, header, at + 1)[0]), 0) if form else 0
     except struct.error:
         return 0
+
+
+def number_in(headers: Mapping[str, Any] | None, name: str) -> int:
+    """A count that the server keeps in a message's headers; 0 if there is none, or another program's word."""
+    value = (headers or {}).get(name)
+    return value if isinstance(value, int) else 0

@@ -17,6 +17,7 @@ from pika.channel import Channel
 from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.publisher import Parcel, Publisher
+from mouso.brokers.rabbitmq.reader import number_in
 from mouso.brokers.rabbitmq.topology import LOCKED, NOT_FOUND, Topology
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable
@@ -148,8 +149,7 @@ def take(channel: Channel, queue: str, limit: int, done: Callable[[list[Piece]],
             loop.call_later(_QUIET, lambda: look(now, silent))
 
     def piece(channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        times = int((properties.headers or {}).get("x-delivery-count") or 0)
-        pieces.append(Piece(method.delivery_tag, body, times))
+        pieces.append(Piece(method.delivery_tag, body, number_in(properties.headers, "x-delivery-count")))
         if len(pieces) >= limit:
             finish()
 
