@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mouso import Mouso
+from mouso.brokers import connect
 from mouso.brokers.base import JobFilter, Level, Retention
 from mouso.brokers.rabbitmq import names as naming
 from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
@@ -183,6 +185,42 @@ def test_a_job_that_fails_while_the_server_is_short_of_memory(bench: Bench, serv
     assert len(bench.history("end")) == 200
     assert worker.log.count("takes no messages") == worker.log.count("takes messages again") == 1
     assert "does not answer" not in worker.log
+
+
+LATER = (
+    PAUSES
+    + """
+@app.task(attempts=2, backoff=constant(1.5))
+def fails() -> None:
+    note("fails")
+    raise ValueError("no")
+"""
+)
+
+
+@pytest.mark.parametrize("what", ["exchanges", "a queue"])
+def test_parts_of_the_ladder_were_deleted(bench: Bench, server: RabbitServer, what: str) -> None:
+    """Who needs them next makes them anew: nothing waits in a part above the gap, and no worker is held up."""
+    jobs = bench.app(LATER)
+    bench.worker()
+    jobs.pause.options(delay=3).delay(0, 0.0)
+    bench.wait_for("end")
+    names = jobs.app.broker._sending.names
+    with closing(server.client()) as client:
+        channel = client.channel()
+        if what == "exchanges":
+            for number in range(2):
+                channel.exchange_delete(names.rung(number))
+        else:
+            channel.queue_delete(names.rung(0))
+    if what == "exchanges":
+        jobs.fails.delay()  # in the worker, which has made them
+        bench.wait_for("fails", 2)
+    with closing(connect(bench.broker_url)) as other:
+        assert isinstance(other, LoneRabbitBroker)
+        other.enqueue([replace(jobs.pause.job(1, 0.0), delay=3000)])
+    jobs.pause.delay(2, 0.0)
+    wait_until(lambda: sorted(texts(bench, "end")) == ["0", "1", "2"], timeout=WAIT)
 
 
 def test_a_frozen_server_ends_in_the_deadline(url: str, server: RabbitServer) -> None:

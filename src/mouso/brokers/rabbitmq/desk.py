@@ -33,6 +33,7 @@ Conversation = Callable[[Channel], Steps[T]]
 
 OLDEST = (3, 10)
 """The first version of RabbitMQ that moves delayed messages on safely."""
+NOT_FOUND = 404
 _LOOK = 0.05
 _REACH = 5.0
 """Seconds that a connection may take, however long what is said on it may."""

@@ -13,7 +13,7 @@ from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
 from mouso.brokers.rabbitmq import frames
-from mouso.brokers.rabbitmq.desk import Desk
+from mouso.brokers.rabbitmq.desk import NOT_FOUND, Desk
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, OutcomeUnknown
@@ -53,11 +53,16 @@ class Parcel:
 
 
 class Publisher(Desk):
-    """A connection for publishing. RabbitMQ holds it up while it is short of memory or disk."""
+    """A connection for publishing. RabbitMQ holds it up while it is short of memory or disk.
+
+    Attributes:
+        missing: Whether something to publish to was not there, so that all has to be looked after.
+    """
 
     def _forget(self) -> None:
         super()._forget()
         self._channel: Channel | None = None
+        self.missing = False
         self._blocked, self._blocked_at = "", 0.0
         self._outbox: deque[Parcel] = deque()
         self._guard = threading.Lock()
@@ -217,6 +222,7 @@ class Publisher(Desk):
 
     def _channel_closed(self, channel: Channel, why: BaseException) -> None:
         if self._channel is channel:
+            self.missing = self.missing or getattr(why, "reply_code", 0) == NOT_FOUND
             self._drop(f"closed the channel ({why})")
             connection = self._connection
             if connection is not None and connection.is_open:

@@ -58,6 +58,9 @@ class Sending:
 
     def messages(self, letters: Iterable[Letter], deadline: float) -> list[Message]:
         """Letters as messages, with queues there to take them."""
+        if self.publisher.missing:
+            self.publisher.missing = False
+            self.topology.forget()
         messages = []
         for letter in letters:
             if letter.state.final:

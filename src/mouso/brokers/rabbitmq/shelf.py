@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pika
 from pika.channel import Channel
 
-from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
+from mouso.brokers.rabbitmq.desk import NOT_FOUND, Closed, Desk, Steps
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.publisher import Parcel, Publisher
 from mouso.brokers.rabbitmq.reader import number_in
-from mouso.brokers.rabbitmq.topology import LOCKED, NOT_FOUND, Topology
+from mouso.brokers.rabbitmq.topology import LOCKED, Topology
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from pika.channel import Channel
 
-from mouso.brokers.rabbitmq.desk import Closed, Desk, Steps
+from mouso.brokers.rabbitmq.desk import NOT_FOUND, Closed, Desk, Steps
 from mouso.brokers.rabbitmq.names import LEVELS, Names
 from mouso.errors import BrokerUnavailable, ConfigError
 
-NOT_FOUND, _PRECONDITION, _REFUSED, LOCKED = 404, 406, 403, 405
+_PRECONDITION, _REFUSED, LOCKED = 406, 403, 405
 
 
 class Topology:
@@ -63,8 +63,7 @@ class Topology:
                 yield _queue(channel, rung, names.rung_arguments(number))
                 yield _bind(channel, rung, rung, names.bound(number, stays=True))
 
-        if not self.exists(names.rung(rungs - 1), deadline):  # the last to be made
-            self._declare(steps, deadline)
+        self._declare(steps, deadline)  # all of them, as one that is missing keeps what comes from above for ever
         self._rungs = rungs
 
     def queue(self, queue: str, deadline: float) -> None:
