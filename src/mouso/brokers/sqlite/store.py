@@ -443,8 +443,7 @@ class Store:
         finally:
             own = False
             try:
-                # The block raised, or Ctrl-C came before it.
-                if self._writer is not None and self._writer.in_transaction:
+                if self._writer is not None and self._writer.in_transaction:  # the block raised, or Ctrl-C came first
                     roll_back(self._writer)
                 # As in Gate.leave: 2 µs, or another file, or the same opened again, might have its number by now.
                 number = self._gate.number
