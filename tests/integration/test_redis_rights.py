@@ -8,7 +8,7 @@ import pytest
 
 from mouso import Mouso
 from mouso.brokers.redis.rights import ROLES, rule
-from mouso.errors import ConfigError
+from mouso.errors import ConfigError, OutcomeUnknown
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import SOUND, still_sound
 from tests.servers.redis import RedisServer
@@ -68,3 +68,53 @@ def test_others_cannot(server: RedisServer) -> None:
             looks.pause("default")
     with Mouso("jobs", broker=f"{url(server, 'producer')}?namespace=other") as other, pytest.raises(ConfigError):
         other.task(name="x")(nothing).delay()
+
+
+@pytest.mark.parametrize("taken", ["-publish", "-zadd", "-hincrby", "-hset", "resetchannels"])
+def test_nothing_is_done_half(server: RedisServer, taken: str) -> None:
+    """A server does not undo what a script did before it was refused something."""
+    server.ask("ACL", "SETUSER", "producer", taken)
+    with Mouso("jobs", broker=url(server, "producer")) as producer:
+        task = producer.task(name="x")(nothing)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"refuses: this user has no permission for [A-Z]+ mouso:"):
+                task.options(id="1").delay()
+        assert server.ask("KEYS", "*") == []
+        server.ask("ACL", "SETUSER", "producer", *rule("producer").split(" "))
+        task.options(id="1").delay()
+    with Mouso("jobs", broker=server.url) as app:
+        [queue] = app.queues()
+        assert queue.counts == {"available": 1}
+
+
+def test_rights_withdrawn_from_a_producer(server: RedisServer) -> None:
+    with Mouso("jobs", broker=url(server, "producer")) as producer:
+        task = producer.task(name="x")(nothing)
+        task.options(id="1").delay()
+        server.ask("ACL", "SETUSER", "producer", "-zadd")
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="no permission"):
+                task.options(id="2").delay()
+        server.ask("ACL", "SETUSER", "producer", "+zadd")
+        assert task.options(id="2").delay().state == "available"
+
+
+def test_rights_withdrawn_from_an_operator(server: RedisServer) -> None:
+    """What a script has done is not undone, and nobody is told that it was not done."""
+    with Mouso("jobs", broker=url(server, "operator")) as operator:
+        operator.pause("default")
+        server.ask("ACL", "SETUSER", "operator", "-hset")
+        with pytest.raises(OutcomeUnknown, match="has not done all of it"):
+            operator.pause("other")
+        with pytest.raises(ConfigError, match="no permission for HSET"):
+            operator.pause("other")
+
+
+@pytest.mark.parametrize("taken", ["-zrem", "-srem", "-subscribe"])
+def test_a_worker_that_may_not_do_its_work_does_not_start(tmp_path: Path, server: RedisServer, taken: str) -> None:
+    server.ask("ACL", "SETUSER", "worker", taken)
+    with closing(Bench(tmp_path, url(server, "worker"))) as bench:
+        bench.app(SOUND)
+        worker = bench.start("-p", "1")
+        assert worker.wait() == 2
+        assert "no permission" in worker.log

@@ -13,9 +13,10 @@ import pytest
 
 from mouso import Mouso
 from mouso.brokers import connect
+from mouso.brokers.base import Level, Retention
 from mouso.brokers.redis.broker import RedisBroker
-from mouso.errors import BrokerUnavailable, ConfigError, OutcomeUnknown
-from mouso.job import Job
+from mouso.errors import BrokerUnavailable, ConfigError, JobFailed, OutcomeUnknown
+from mouso.job import Job, UniqueScope
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES, SOUND, still_sound
 from tests.servers.proxy import Proxy
@@ -23,6 +24,13 @@ from tests.servers.redis import RedisServer, TLSServer, cluster, watched
 from tests.stalls import elapsed
 from tests.support import wait_until
 
+FAILS = """
+@app.task(attempts=1)
+def fails(go):
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    raise ValueError("as told")
+"""
 DOWN = "the broker does not answer"
 UP = "the broker answers again"
 BACK = 5.0
@@ -197,6 +205,62 @@ def test_keys_of_another_program(bench: Bench, server: RedisServer) -> None:
         jobs.sound.delay(1)
 
 
+@pytest.mark.parametrize("key", ["live", "ready", "delayed", "waiting", "expiring", "periods", "queues", "counts"])
+def test_a_key_of_another_program_under_a_producer(server: RedisServer, key: str) -> None:
+    """A job that is refused leaves nothing."""
+    server.ask("SET", f"mouso:{{default}}:{key}", "mine")
+    later = Job(id="a", task="t", delay=3_600_000, ttl=7_200_000)
+    held = Job(id="b", task="t", unique="u", unique_scope=UniqueScope.PERIOD, unique_period=60_000)
+    with closing(connect(server.url)) as broker:
+        with pytest.raises(ConfigError, match="mouso doctor says under which"):
+            broker.enqueue([later, held])
+        server.ask("DEL", f"mouso:{{default}}:{key}")
+        left = {found.decode().rpartition(":")[2] for found in server.ask("KEYS", "*")}
+        assert left <= {"meta", "queues"}
+        assert [done.created for done in broker.enqueue([later, held])] == [True, True]
+
+
+@pytest.mark.parametrize("key", ["errors", "dead", "kept", "runs"])
+def test_a_key_of_another_program_under_a_worker(bench: Bench, server: RedisServer, key: str) -> None:
+    """A failed job is not settled half."""
+    jobs = bench.app(FAILS)
+    worker = bench.worker()
+    go = bench.folder / "go"
+    handle = jobs.fails.options(keep_result="1h").delay(str(go))
+    wait_until(lambda: handle.state == "running", timeout=WAIT)
+    server.ask("SET", f"mouso:{{default}}:{key}", "mine")
+    go.touch()
+    wait_until(lambda: DOWN in worker.log, timeout=WAIT)
+    assert "another program has put something else" in worker.log
+    assert server.ask("HLEN", "mouso:{default}:live") == 1
+    server.ask("DEL", f"mouso:{{default}}:{key}")
+    with pytest.raises(JobFailed, match="as told"):
+        handle.get(timeout=WAIT)
+    assert [error.message for error in handle.errors] == ["as told"]
+    wait_until(lambda: UP in worker.log, timeout=WAIT)
+    findings = bench.producer.broker.diagnose(retention=Retention(), full=True).findings
+    assert [finding.what for finding in findings if finding.check == "consistency"] == [
+        "jobs, states and queues fit together"
+    ]
+
+
+def test_what_another_program_broke_is_found(bench: Bench, server: RedisServer) -> None:
+    jobs = bench.app(PAUSES)
+    bench.worker()
+    ended = jobs.pause.delay(0, 0)
+    ended.get(timeout=WAIT)
+    running = jobs.pause.delay(1, 4)
+    wait_until(lambda: running.state == "running", timeout=WAIT)
+    [claimed] = server.ask("KEYS", "mouso:{default}:claimed:*")
+    server.ask("DEL", claimed)
+    server.ask("DEL", "mouso:{default}:finished")
+    found = bench.producer.broker.diagnose(retention=Retention(), full=True).findings
+    assert [finding.what for finding in found if finding.level is Level.ERROR] == [
+        "ended jobs that would be kept for ever: 1",
+        "running jobs that their worker does not hold: 1",
+    ]
+
+
 def test_a_password_is_never_shown(bench: Bench, server: RedisServer) -> None:
     server.ask("CONFIG", "SET", "requirepass", "geheim")
     url = server.url.replace("redis://", "redis://:falsch@")
@@ -224,6 +288,12 @@ def test_over_tls(tmp_path: Path) -> None:
             app.jobs()
         with Mouso("other", broker=f"{untrusted}?ssl_cert_reqs=none") as app:
             assert app.jobs()
+        for parameter, file in ("ssl_ca_certs", "none"), ("ssl_certfile", "none"), ("ssl_certfile", server.certificate):
+            with pytest.raises(ConfigError, match=f"{parameter} of the broker URL: .*{file}"):
+                connect(f"{untrusted}?{parameter}={file}")
+        broker = connect(untrusted.replace("rediss", "redis"))
+        with closing(broker), pytest.raises(BrokerUnavailable, match="write rediss:// instead"):
+            broker.enqueue([Job(id="a", task="t")], timeout=0.5)
         name = server.url.replace("localhost", "127.0.0.1")
         with Mouso("other", broker=name) as app, pytest.raises(ConfigError, match="IP address mismatch"):
             app.jobs()
@@ -251,7 +321,8 @@ def test_a_call_that_a_signal_s_handler_ends(server: RedisServer, monkeypatch: p
         assert found.id == "b"
 
 
-def test_what_answers_is_no_redis() -> None:
+@pytest.mark.parametrize("said", [b"HTTP/1.0 503 Unavailable\r\n\r\n", b"+OK\r\n", b"$-1\r\n", b":1\r\n", b"*0\r\n"])
+def test_what_answers_is_no_redis(said: bytes) -> None:
     """As a load balancer before a server that is away."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -259,7 +330,7 @@ def test_what_answers_is_no_redis() -> None:
             with suppress(OSError):
                 while True:
                     with listener.accept()[0] as client:
-                        client.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
+                        client.sendall(said * 10)
 
         answering = threading.Thread(target=answer, daemon=True)
         answering.start()
@@ -318,6 +389,22 @@ def test_a_killed_master_loses_nothing_that_its_replica_has(tmp_path: Path) -> N
         # A short failover is over before any call's time is.
         outages = DOWN, UP
         wait_until(lambda: len({worker.log.count(words) for words in outages}) == 1, timeout=WAIT)
+
+
+def test_a_node_of_a_cluster_that_is_alone(tmp_path: Path) -> None:
+    """It takes connections and does nothing; the URL names others."""
+    (tmp_path / "servers").mkdir()
+    with cluster(tmp_path / "servers") as servers, closing(Bench(tmp_path, servers.url)) as bench:
+        alone = RedisServer(tmp_path / "alone", cluster_enabled="yes")
+        (tmp_path / "alone").mkdir()
+        with alone:
+            _, _, others = servers.url.partition("://")
+            with closing(connect(f"redis+cluster://127.0.0.1:{alone.port},{others}")) as broker:
+                broker.enqueue([Job(id="a", task="t")])
+                assert broker.get(["a"])[0] is not None
+        jobs = bench.app(SOUND)
+        bench.worker()
+        still_sound(jobs)
 
 
 def test_a_slot_moves_under_load(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pika import exceptions
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
+from mouso.brokers import tls
 from mouso.clock import SYSTEM
 from mouso.config import one_line
 from mouso.errors import ConfigError
@@ -64,10 +64,6 @@ class Outage:
             since = self._down.pop(link, None)
             if back and since is not None and not self._down:
                 log.info("%s answers again after %.1f s", self._server, SYSTEM.monotonic() - since)
-
-
-class _Unusable(Exception):
-    """The URL's parameters do not work on this machine."""
 
 
 class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # why: pika says nothing of its types
@@ -210,8 +206,8 @@ class Link:
                 on_close_callback=self._closed,
                 custom_ioloop=_Services(self._loop),
             )
-        except OSError as error:
-            self._failed(None, _Unusable(f"a file of its parameters ssl_… cannot be used: {one_line(error)}"))
+        except ConfigError as error:
+            self._failed(None, error)
 
     def _opened(self, connection: SelectConnection) -> None:
         if self._leaving:
@@ -273,7 +269,7 @@ def _harmless(step: Callable[[], None]) -> None:
 def _parameters(url: BrokerURL, host: tuple[str, int]) -> pika.ConnectionParameters:
     options: dict[str, Any] = {}
     if url.scheme == "amqps":
-        options["ssl_options"] = pika.SSLOptions(_tls(url), host[0])
+        options["ssl_options"] = pika.SSLOptions(tls.context(url.params), host[0])
     if url.user or url.password:
         options["credentials"] = pika.PlainCredentials(url.user, url.password, erase_on_connect=True)
     return pika.ConnectionParameters(
@@ -290,18 +286,6 @@ def _parameters(url: BrokerURL, host: tuple[str, int]) -> pika.ConnectionParamet
     )
 
 
-def _tls(url: BrokerURL) -> ssl.SSLContext:
-    given = url.params
-    context = ssl.create_default_context(cafile=given.get("ssl_ca_certs"))
-    if given.get("ssl_check_hostname") == "false" or given.get("ssl_cert_reqs") == "none":
-        context.check_hostname = False
-    if given.get("ssl_cert_reqs") == "none":
-        context.verify_mode = ssl.CERT_NONE
-    if "ssl_certfile" in given:
-        context.load_cert_chain(given["ssl_certfile"], given.get("ssl_keyfile"))
-    return context
-
-
 def _explain(error: BaseException) -> tuple[str, bool]:
     """What went wrong, in a line, and whether the server will say the same the next time."""
     while (inner := _inner(error)) is not None:
@@ -312,7 +296,7 @@ def _explain(error: BaseException) -> tuple[str, bool]:
         return "this user may not use this virtual host, or there is none of that name", True
     if isinstance(error, exceptions.ConnectionClosed):
         return error.reply_text, error.reply_code in _REFUSED
-    return one_line(error) or type(error).__name__, isinstance(error, _Unusable)
+    return one_line(error) or type(error).__name__, isinstance(error, ConfigError)
 
 
 def _inner(error: BaseException) -> BaseException | None:

@@ -57,6 +57,10 @@ def _server(facts: Facts | None, url: str) -> Findings:
     else:
         what = "there is no append-only file: a crash of the server loses jobs that were accepted"
         yield Finding(Level.WARNING, "durability", what, "set appendonly yes")
+    if facts.unwritten:
+        what = f"the server could not write {facts.unwritten} to its disk the last time"
+        remedy = "make room, and look at the server's log: it may refuse to change anything until then"
+        yield Finding(Level.ERROR, "disk", what, remedy)
     if facts.limit and facts.used > facts.limit * _FULL:
         what = f"{facts.used / facts.limit:.0%} of the memory is used ({facts.used:,} of {facts.limit:,} bytes)"
         level = Level.ERROR if facts.used >= facts.limit else Level.WARNING
@@ -108,15 +112,22 @@ _WRONG = (
     "jobs that are live and final at once",
     "available jobs that no queue holds",
     "running jobs of no worker",
+    "ended jobs that would be kept for ever",
 )
+_UNHELD = "running jobs that their worker does not hold"
 
 
 def _consistency(link: Link) -> Findings:
     """What holds after each of Mouso's scripts, and what another program may have broken."""
-    wrong = dict.fromkeys(_WRONG, 0)
+    wrong = dict.fromkeys((*_WRONG, _UNHELD), 0)
     cursor = b"0"
     while True:
-        cursor, *found = link.call("verify", "", cursor, _STEP)
+        cursor, running, *found = link.call("verify", "", cursor, _STEP)
+        by_worker: dict[bytes, list[bytes]] = {}
+        for seq, worker in zip(running[::2], running[1::2], strict=True):
+            by_worker.setdefault(worker, []).append(seq)
+        for worker, seqs in by_worker.items():
+            wrong[_UNHELD] += link.call("unheld", "", worker, *seqs, of=worker.decode())
         for what, number in zip(_WRONG, found, strict=True):
             wrong[what] += number
         if cursor == b"0":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+from redis.exceptions import InvalidResponse
 
 _OLDEST = (7, 0)
+_WRITES = {"aof_last_write_status": "its append-only file", "rdb_last_bgsave_status": "its snapshot"}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +19,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         master: Whether it takes writes.
         used, limit: Bytes of memory; a limit of 0 is none.
         replicas: How many are connected.
+        unwritten: What it could not write to its disk the last time, if anything.
     """
 
     name: str
@@ -27,10 +30,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     used: int
     limit: int
     replicas: int
+    unwritten: str
 
     @classmethod
     def read(cls, info: bytes) -> Facts:
-        """Reads a reply to ``INFO``."""
+        """Reads a reply to ``INFO``.
+
+        Raises:
+            redis.exceptions.InvalidResponse: It is none.
+        """
+        if not isinstance(info, bytes) or b"_version:" not in info:
+            raise InvalidResponse("what answers there is no Redis or Valkey server")
         lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
         found = {name: value.strip() for name, _, value in lines}
         valkey = "valkey_version" in found
@@ -43,6 +53,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             used=int(found.get("used_memory", 0)),
             limit=int(found.get("maxmemory", 0)),
             replicas=int(found.get("connected_slaves", 0)),
+            unwritten=next((what for name, what in _WRITES.items() if found.get(name, "ok") != "ok"), ""),
         )
 
     def refusal(self, *, evicts: bool) -> tuple[str, str]:

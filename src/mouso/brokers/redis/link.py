@@ -55,6 +55,8 @@ class Link:
         self.facts: Facts | None = None
         self._heads: dict[tuple[str, str], tuple[bytes, int]] = {}
         self._servers = Servers(url)
+        self._tls = url.scheme.startswith("rediss")
+        self._spoke = False
         self._fresh()
 
     def _fresh(self) -> None:
@@ -62,6 +64,7 @@ class Link:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._allowed: set[str] = set()
 
     def call(
         self, name: str, *arguments: bytes | str | float, of: str = "", timeout: float = 5.0, again: bool = True
@@ -86,7 +89,7 @@ class Link:
         if not self._lock.acquire(timeout=timeout):
             raise BrokerUnavailable(f"{self._shown} is busy with other calls of this process for {timeout:g} s")
         try:
-            return self._persist(script, command, deadline, again)
+            return self._persist(script, command, of, deadline, again)
         except (BrokerUnavailable, OutcomeUnknown, ConfigError):
             raise
         except BaseException:  # as of a signal's handler, which came before the answer: the next call would take that
@@ -95,13 +98,15 @@ class Link:
         finally:
             self._lock.release()
 
-    def _persist(self, script: Script, command: bytes, deadline: float, again: bool) -> Any:
+    def _persist(self, script: Script, command: bytes, of: str, deadline: float, again: bool) -> Any:
         pause = _PAUSE[0]
         unknown = False
         while True:
             sent = False
             try:
                 connection = self._connected(deadline)
+                if script.name not in self._allowed:
+                    self._ask_leave(connection, script, of, deadline)
                 sent = True
                 reply = self._ask(connection, script, command, deadline)
                 if self._replicas and script.name == "enqueue":
@@ -113,26 +118,16 @@ class Link:
             except _ELSEWHERE as error:
                 why = _said(error)
                 self._drop()
+                self._servers.elsewhere()
             except exceptions.MovedError as error:
                 why = f"the jobs have moved to {error.host}:{error.port}"
                 self._drop()
                 self._servers.moved(error.node_addr)
             except exceptions.ResponseError as error:
-                why = _said(error)
-                if not isinstance(error, _LATER) and not why.startswith(_LATER_WORDS):
-                    verdict = (
-                        "refuses: this user has no permission" if "executing the script" in why else "cannot be used"
-                    )
-                    raise ConfigError(f"{self._shown} {verdict}: {why}") from error
+                why = self._put_off(script, error)
             except _LOST as error:
-                why = one_line(error)
                 self._drop()
-                if "certificate verify failed" in why:
-                    said = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
-                    raise ConfigError(
-                        f"{self._shown} has a certificate that does not hold: {said}; name its authority with "
-                        "?ssl_ca_certs=, and the server as the certificate does"
-                    ) from error
+                why = self._lost(error)
                 unknown = unknown or sent
             left = deadline - SYSTEM.monotonic()
             if left < pause or (unknown and not again):
@@ -142,7 +137,70 @@ class Link:
             time.sleep(pause)
             pause = min(pause * 2, _PAUSE[1])
 
+    def _put_off(self, script: Script, error: exceptions.ResponseError) -> str:
+        """Why a server refuses to do it now.
+
+        Raises:
+            ConfigError: It never will.
+            OutcomeUnknown: It has done a part of it, which it does not undo.
+        """
+        why = _said(error)
+        if isinstance(error, _LATER) or why.startswith(_LATER_WORDS):
+            return why
+        forbidden = "executing the script" in why
+        if forbidden:  # it was withdrawn; the next call says which right that is
+            self._allowed.clear()
+        if script.writes and " script: " in str(error) and not str(error).startswith("WRONGTYPE"):
+            raise OutcomeUnknown(f"{self._shown} has not done all of it: {why}") from error
+        verdict = "refuses: this user has no permission" if forbidden else "cannot be used"
+        raise ConfigError(f"{self._shown} {verdict}: {why}") from error
+
+    def _lost(self, error: Exception) -> str:
+        """Why there is no connection any more, and what may be behind it if there never was one.
+
+        Raises:
+            ConfigError: There never will be one.
+        """
+        why = one_line(error)
+        if "certificate verify failed" in why:
+            said = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+            raise ConfigError(
+                f"{self._shown} has a certificate that does not hold: {said}; name its authority with "
+                "?ssl_ca_certs=, and the server as the certificate does"
+            ) from error
+        if not self._spoke and not isinstance(error, exceptions.InvalidResponse):
+            if self._tls and "Timeout connecting" in why:
+                return f"{why}; if it speaks no TLS, write redis:// instead of rediss://"
+            if not self._tls and ("while reading" in why or "closed by server" in why):
+                return f"{why}; if it speaks TLS only, write rediss:// instead of redis://"
+        return why
+
+    def _ask_leave(self, connection: Any, script: Script, of: str, deadline: float) -> None:
+        """Asks once on each connection whether this user may do what a script does: it would be refused half-way.
+
+        Raises:
+            ConfigError: It may not.
+        """
+        words: list[bytes | str] = [b""]
+        for command, key, end in sorted(script.needs):
+            words += (command, self._key(key, of) + end.encode() if key else b"")
+        may = self.scripts["may"]
+        refused = self._ask(connection, may, self._command(may, words, ""), deadline)
+        if refused:
+            what = ", ".join(sorted(text.decode() for text in refused))
+            raise ConfigError(
+                f"{self._shown} refuses: this user has no permission for {what}; the rules that each role needs are in "
+                "Mouso's documentation of Redis"
+            )
+        self._allowed.add(script.name)
+
     def _ask(self, connection: Any, script: Script, command: bytes, deadline: float) -> Any:
+        reply = self._asked(connection, script, command, deadline)
+        if not isinstance(reply, script.gives):
+            raise exceptions.InvalidResponse("what answers there is no Redis or Valkey server")
+        return reply
+
+    def _asked(self, connection: Any, script: Script, command: bytes, deadline: float) -> Any:
         try:
             return _send(connection, command, deadline)
         except exceptions.NoScriptError:
@@ -189,7 +247,7 @@ class Link:
         except BaseException:
             connection.disconnect()
             raise
-        self._connection = connection
+        self._connection, self._spoke = connection, True
         return connection
 
     def _greet(self, connection: Any, deadline: float) -> None:
@@ -211,6 +269,7 @@ class Link:
             with suppress(Exception):
                 self._connection.disconnect()
             self._connection = None
+        self._allowed.clear()
 
     def close(self) -> None:
         """Closes the connection; the next call opens it again."""
@@ -237,13 +296,16 @@ class Link:
         """EVALSHA with its keys and arguments, as it is sent."""
         head = self._heads.get((script.name, of))
         if head is None:
-            keys = [self._prefix + (f"claimed:{of}" if key == "claimed" else key).encode() for key in script.keys]
+            keys = [self._key(key, of) for key in script.keys]
             words = [b"EVALSHA", script.digest, str(len(keys)).encode(), *keys]
             head = b"".join(_bulks(words)), len(words)
             if len(self._heads) < 1000:
                 self._heads[script.name, of] = head
         encoded = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
         return b"".join((b"*%d\r\n" % (head[1] + len(encoded)), head[0], *_bulks(encoded)))
+
+    def _key(self, name: str, of: str) -> bytes:
+        return self._prefix + (f"claimed:{of}" if name == "claimed" else name).encode()
 
 
 def _said(error: Exception) -> str:

@@ -6,7 +6,8 @@ import re
 
 from mouso.brokers.redis.scripts import load
 
-_READS = ("get", "look", "runs", "find", "claims", "queues", "workers", "clock", "types", "overdue", "verify")
+_DOCTOR = ("clock", "types", "overdue", "verify", "unheld")
+_READS = ("get", "look", "runs", "find", "claims", "queues", "workers", *_DOCTOR)
 _OPERATES = ("cancel", "retry", "delete", "pause", "purge", "ask_stack")
 ROLES = {
     "producer": ("enqueue", "get", "look", "runs", "cancel", "retry"),

@@ -11,6 +11,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from mouso.brokers import tls
 from mouso.clock import SYSTEM
 from mouso.urls import BrokerURL
 
@@ -29,7 +30,7 @@ class Servers:
     """
 
     def __init__(self, url: BrokerURL) -> None:
-        self._url = url
+        self._hosts = list(url.hosts)
         self._moved: Address | None = None
         self._sentinels = url.scheme.endswith("+sentinel")
         self._service, _, number = url.path.partition("/") if self._sentinels else ("", "", url.path)
@@ -60,13 +61,18 @@ class Servers:
         """Takes note of which node of a cluster holds the jobs by now."""
         self._moved = address
 
+    def elsewhere(self) -> None:
+        """Takes note that the server which was connected to last is not the one to ask now: another comes first."""
+        self._moved = None
+        self._hosts = [*self._hosts[1:], self._hosts[0]]
+
     def other(self, address: Address, deadline: float) -> Any:
         """A new connection to another node of a cluster, for one call."""
         return self._open(address, self._options, deadline)
 
     def _first(self, attempt: Callable[[Address], Any]) -> Any:
         """What one of the URL's servers makes of it, the first that can; raises what the last one said."""
-        *others, last = self._url.hosts
+        *others, last = self._hosts
         for address in others:
             with suppress(exceptions.ConnectionError, exceptions.TimeoutError, OSError):
                 return attempt(address)
@@ -119,6 +125,7 @@ def _options(url: BrokerURL, number: int) -> dict[str, Any]:
         "socket_keepalive": True,
     }
     if url.scheme.startswith("rediss"):
+        tls.context(url.params)  # the client library would take a wrong file for an outage
         options["kind"] = redis.SSLConnection
         options |= {name: value for name, value in url.params.items() if name.startswith("ssl_")}
         options["ssl_check_hostname"] = (

@@ -22,6 +22,6 @@ for i = 2, #ARGV do
   end
 end
 store_counts()
-redis.call('PUBLISH', bell .. ':w', '')
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':w', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return reply

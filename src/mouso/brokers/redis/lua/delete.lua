@@ -25,5 +25,5 @@ for i = 2, #ARGV do
   end
 end
 store_counts()
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return reply

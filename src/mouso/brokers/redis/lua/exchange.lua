@@ -245,7 +245,7 @@ if #entries > 0 or #leases > 0 then
   note_holds(worker)
 end
 if #entries > 0 then
-  redis.call('PUBLISH', bell .. ':c', '')
+  redis.pcall('PUBLISH', bell .. ':c', '')
 end
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 local due = first[2] and math.max(first[2] - now, 0) or -1

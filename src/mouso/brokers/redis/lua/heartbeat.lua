@@ -49,6 +49,6 @@ for _, command in ipairs({'cancel', 'stack'}) do
 end
 store_counts()
 if freed then
-  redis.call('PUBLISH', bell .. ':w', '')
+  redis.pcall('PUBLISH', bell .. ':w', '')
 end
 return reply

@@ -27,9 +27,9 @@ for _, seq in ipairs(redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 
 end
 store_counts()
 if woken then
-  redis.call('PUBLISH', bell .. ':w', '')
+  redis.pcall('PUBLISH', bell .. ':w', '')
 end
 if changed > 0 then
-  redis.call('PUBLISH', bell .. ':c', '')
+  redis.pcall('PUBLISH', bell .. ':c', '')
 end
 return changed

@@ -20,5 +20,5 @@ for i = 4, #ARGV do
   purge(ARGV[i])
 end
 store_counts()
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return purged

@@ -27,7 +27,7 @@ end
 store_counts()
 note_holds(ARGV[2])
 if back then
-  redis.call('PUBLISH', bell .. ':w', '')
-  redis.call('PUBLISH', bell .. ':c', '')
+  redis.pcall('PUBLISH', bell .. ':w', '')
+  redis.pcall('PUBLISH', bell .. ':c', '')
 end
 return gone

@@ -22,5 +22,5 @@ for i = 3, #ARGV, 5 do
     end
   end
 end
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return fenced

@@ -38,6 +38,6 @@ if over then
 end
 store_counts()
 note_holds(worker)
-redis.call('PUBLISH', bell .. ':w', '')
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':w', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return {back, over and 1 or 0}

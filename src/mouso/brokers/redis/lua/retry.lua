@@ -46,6 +46,6 @@ for i = 3, #ARGV, step do
   reply[#reply + 1] = result
 end
 store_counts()
-redis.call('PUBLISH', bell .. ':w', '')
-redis.call('PUBLISH', bell .. ':c', '')
+redis.pcall('PUBLISH', bell .. ':w', '')
+redis.pcall('PUBLISH', bell .. ':c', '')
 return reply

@@ -1,9 +1,10 @@
--- keys: ids jobs live final ready workers
+-- keys: ids jobs live final ready finished dead workers
 -- parts: now states job state
 -- ARGV: now, cursor, at most about so many
--- Returns the next cursor ('0': all is seen), and how often each of diagnosis._WRONG was found.
+-- Returns the next cursor ('0': all is seen), running jobs with their workers, and how often each of diagnosis._WRONG was
+-- found.
 local reply = redis.call('HSCAN', ids, ARGV[2], 'COUNT', ARGV[3])
-local homeless, stateless, doubled, unlisted, workerless = 0, 0, 0, 0, 0
+local running, homeless, stateless, doubled, unlisted, workerless, unended = {}, 0, 0, 0, 0, 0, 0
 for i = 2, #reply[2], 2 do
   local seq = reply[2][i]
   local job, record = read_job(seq), redis.call('HGET', live, seq)
@@ -20,7 +21,12 @@ for i = 2, #reply[2], 2 do
       unlisted = unlisted + 1
     elseif s.state == RUNNING and redis.call('HEXISTS', workers, s.worker) == 0 then
       workerless = workerless + 1
+    elseif s.state == RUNNING then
+      running[#running + 1] = seq
+      running[#running + 1] = s.worker
     end
+  elseif not redis.call('ZSCORE', finished, seq) and not redis.call('ZSCORE', dead, seq) then
+    unended = unended + 1
   end
 end
-return {reply[1], homeless, stateless, doubled, unlisted, workerless}
+return {reply[1], running, homeless, stateless, doubled, unlisted, workerless, unended}
