@@ -111,6 +111,25 @@ NETWORK = [
     "fuse.rclone",
     "fuse.new",
 ]
+MOUNTS = """\
+21 1 254:0 / / rw,relatime - ext4 /dev/root rw
+30 21 0:40 / {folder}/dav rw - fuse http://files.example.org:8080/jobs rw,user_id=0
+31 21 0:41 / {folder}/host rw - fuse files.example.org:/jobs rw,user_id=0
+32 21 0:42 / {folder}/bound\\040here rw - fuse /home rw,user_id=0
+33 21 0:43 / {folder}/ssh rw - fuse.sshfs ada@files:/jobs rw,user_id=0
+"""
+"""As Linux lists them; some in user space say nothing of their kind."""
+KINDS = {"dav": "fuse.http", "host": "fuse.remote", "bound here": "fuse", "ssh": "fuse.sshfs", "x": "ext4"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kind_of_a_mount(tmp_path: Path, name: str) -> None:
+    folder = tmp_path.resolve()
+    (folder / "mounts").write_text(MOUNTS.format(folder=folder))
+    kind = ground.file_system(folder / name / "deeper", folder / "mounts")
+    assert (kind, ground.is_network(kind)) == (KINDS[name], name in ("dav", "host", "ssh"))
+
+
 LOCAL = [
     "",
     "ext4",

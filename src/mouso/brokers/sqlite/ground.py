@@ -96,20 +96,26 @@ def has_log(descriptor: int) -> bool:
         return False
 
 
-def file_system(folder: Path) -> str:
+def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     """The type of file system that ``folder`` lies on, or ``""`` where it cannot be told."""
     best, kind = "", ""
     try:
         real = str(folder.resolve())
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        for line in mounts.read_text(errors="replace").splitlines():
             fields, _, rest = line.partition(" - ")
             point = fields.split()[4].replace("\\040", " ")
             inside = real == point or real.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(best):
-                best, kind = point, rest.split()[0]
+                best, kind = point, _kind(*rest.split()[:2])
     except (OSError, IndexError):
         return ""
     return kind
+
+
+def _kind(kind: str, source: str) -> str:
+    """A type as it is shown. One in user space may be called nothing else; then its source may name a server."""
+    server = re.match(r"(?:([a-z]\w*)://|[^/]+:/)", source)
+    return f"fuse.{server[1] or 'remote'}" if kind == "fuse" and server else kind
 
 
 def is_network(kind: str) -> bool:
