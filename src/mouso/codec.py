@@ -49,6 +49,7 @@ from mouso.wire import (
     is_usable,
     kind_of,
     loses_nan,
+    outgrows,
     preview,
     same,
     with_enums,
@@ -107,6 +108,7 @@ class Signature:
         self._pickled = _pickled_calls(self._signature) if pickle else None
         self._adapters: dict[str, Adapter] = {}
         self._hints = {p.name: self._hint(p, hints.get(p.name, Any)) for p in parameters}
+        self._plain = tuple(name for name in self._names if name not in self._adapters)
         self._unresolved = {p.name: p.annotation for p in parameters if _is_unresolved(p, self._hints)}
         self._flat = _FLAT.issuperset(self._kinds.values()) and not self._adapters
         self._positional = _P.KEYWORD_ONLY not in self._kinds.values() and self._flat
@@ -178,6 +180,9 @@ class Signature:
             bound = self._args(*args, **kwargs) if self._flat else self._bind(args, kwargs)
         except TypeError:
             bound = self._bind(args, kwargs)  # the standard library words it better
+        plain = args if self._flat and not kwargs else [getattr(bound, name) for name in self._plain]
+        if size := outgrows(plain, limit):
+            raise self._too_large(size, limit, least=True)
         if codec == PICKLE:
             return self._pickle(args, kwargs, limit)
         try:
@@ -205,10 +210,10 @@ class Signature:
             raise self._explain(bound, codec, error) from None
         return payload
 
-    def _too_large(self, size: int, limit: int) -> PayloadTooLarge:
+    def _too_large(self, size: int, limit: int, least: bool = False) -> PayloadTooLarge:
         return PayloadTooLarge(
-            f"task {self.name}: the arguments take {size:,} bytes, the limit is {limit:,}; "
-            "store the data elsewhere and pass its key, or raise payload_limit"
+            f"task {self.name}: the arguments take {'at least ' if least else ''}{size:,} bytes, "
+            f"the limit is {limit:,}; store the data elsewhere and pass its key, or raise payload_limit"
         )
 
     def _pickle(self, args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
@@ -422,6 +427,8 @@ class Signature:
                 f"the result of task {self.name} is None, which its return annotation {self._returns} does not allow;"
                 f" return a value, or write {self._returns} | None"
             )
+        if self._result_adapter is None and (size := outgrows((value,), limit)):
+            raise self._result_too_large(size, limit, least=True)
         if codec == PICKLE:
             return self._pickle_result(value, limit)
         wire = value
@@ -479,10 +486,10 @@ class Signature:
         value = self._result_decoders[codec].decode(encoded)
         return value if self._result_adapter is None else self._result_adapter.load(value)
 
-    def _result_too_large(self, size: int, limit: int) -> ResultError:
+    def _result_too_large(self, size: int, limit: int, least: bool = False) -> ResultError:
         return ResultError(
-            f"the result of task {self.name} takes {size:,} bytes, the limit is {limit:,}; "
-            "store it elsewhere and return its key"
+            f"the result of task {self.name} takes {'at least ' if least else ''}{size:,} bytes, "
+            f"the limit is {limit:,}; store it elsewhere and return its key"
         )
 
     def _pickle_result(self, value: Any, limit: int) -> bytes:

@@ -38,7 +38,6 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbi
         signed_at: When.
         due: Not to be started before; None for at once.
         until: Not to be started after.
-        unique, unique_scope, unique_period: As in ``Job``.
         sealed: Id of the key that encrypted the body; None if it is plain.
         body: The payload, encrypted or not.
     """
@@ -47,9 +46,6 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbi
     signed_at: int
     due: int | None
     until: int
-    unique: str | None
-    unique_scope: str
-    unique_period: int
     sealed: str | None
     body: bytes
 
@@ -176,9 +172,6 @@ class Trust:
             signed_at=now,
             due=due,
             until=until,
-            unique=job.unique,
-            unique_scope=job.unique_scope.value,
-            unique_period=job.unique_period,
             sealed=None if sealing is None else sealing.id,
             body=body,
         )
@@ -245,8 +238,6 @@ class Trust:
             raise BadSignature(f"the signature with key {key.id!r} does not fit the job: one of the two was altered")
         if not key.may_sign(job.task, job.queue):
             raise BadSignature(f"{key!r} may not sign jobs of task {job.task!r} in queue {job.queue!r}")
-        if isinstance(job, Job) and job.unique != envelope.unique:
-            raise BadSignature("the job's unique key was altered")
         return envelope
 
     def unseal(self, job: Job | Lease, envelope: Envelope) -> bytes:

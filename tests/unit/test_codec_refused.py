@@ -1,6 +1,7 @@
 """Arguments that would not arrive are refused by name, where they can still be mended."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -270,6 +271,32 @@ def test_a_mebibyte_fits_and_a_byte_more_does_not() -> None:
     assert len(own.encode(("x" * (LIMIT - frame),), {}, "json", LIMIT)) == LIMIT
     with pytest.raises(PayloadTooLarge, match="take 1,048,577 bytes, the limit is 1,048,576; store the data elsewhere"):
         own.encode(("x" * (LIMIT - frame + 1),), {}, "json", LIMIT)
+
+
+HUGE = [
+    (str, "x" * (32 << 20)),
+    (bytes, b"x" * (32 << 20)),
+    (list[str], ["y", "x" * (32 << 20)]),
+    (dict[str, list[bytes]], {"a": [b"x" * (32 << 20)]}),
+    (list[int], [7] * (8 << 20)),
+    (Any, {"a": {"b": "x" * (32 << 20)}}),
+]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize(("hint", "value"), HUGE)
+def test_what_is_huge_is_refused_before_it_is_encoded(hint: Any, value: Any, codec: str) -> None:
+    """A value that fills the memory is there once, not a second time as bytes."""
+    own = signature(hint)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PayloadTooLarge, match=r"take at least [0-9,]+ bytes, the limit is 1,048,576"):
+            own.encode((value,), {}, codec, LIMIT)
+        with pytest.raises(ResultError, match=r"takes at least [0-9,]+ bytes, the limit is 1,048,576"):
+            own.encode_result(value, codec, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_too_large_arguments_are_refused_before_they_are_decoded() -> None:
