@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from mouso import Mouso
+from mouso.brokers import connect
 from mouso.brokers.base import Want, WorkerInfo
 from mouso.brokers.postgres import PostgresBroker
 from mouso.errors import BrokerError, BrokerUnavailable, CapabilityError, ConfigError, OutcomeUnknown
@@ -316,6 +317,16 @@ def test_a_connection_that_is_none(server: PostgresServer, broker: PostgresBroke
         with pytest.raises(CapabilityError, match="another database"):
             broker.enqueue([job], connection=elsewhere)
         elsewhere.rollback()
+        with closing(connect(server.url.removesuffix("postgres") + "other")) as own:
+            own.open()
+            with pytest.raises(CapabilityError, match="leads to another store than"):
+                broker.enqueue([job], connection=elsewhere)
+            with pytest.raises(CapabilityError, match="leads to another store than"):
+                broker.transaction(elsewhere)
+            assert own.get(["a"]) == broker.get(["a"]) == [None]
+            own.enqueue([job], connection=elsewhere)
+            elsewhere.commit()
+            assert own.get(["a"]) != [None]
     with pytest.raises(CapabilityError, match="closed"):
         broker.enqueue([job], connection=elsewhere)
     with pytest.raises(CapabilityError, match="not str"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from psycopg import pq
@@ -35,6 +37,7 @@ from mouso.brokers.postgres.floors import Floors
 from mouso.brokers.postgres.link import Link, Values
 from mouso.brokers.postgres.wire import BIGINT, INTEGER
 from mouso.clock import SYSTEM, Clock
+from mouso.errors import CapabilityError
 from mouso.job import Job, JobState, Outcome, Progress, RunInfo, check_transition
 from mouso.urls import BrokerURL
 
@@ -59,6 +62,7 @@ class PostgresBroker:
         self._calls: dict[str, bytes] = {}
         self._turn = ""
         self._floors = Floors()
+        self._joined: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opened = False
         self._opening = threading.Lock()
         self._ears: dict[str, Ear] = {}
@@ -216,7 +220,12 @@ class PostgresBroker:
     def transaction(self, connection: object | None = None) -> joining.PostgresTransaction:
         if not self._opened:
             self.open()
-        return joining.PostgresTransaction(self._link, connection, self._settle_in)
+        transaction = joining.PostgresTransaction(self._link, connection, self._settle_in)
+        if connection is None:
+            self._joined.add(joining.driver(transaction.connection))
+        else:
+            self._check_store(connection, 5.0)
+        return transaction
 
     def _settle_in(self, connection: object, worker: str, outcome: Outcome, progress: Progress | None) -> bool:
         if progress is not None:
@@ -226,8 +235,29 @@ class PostgresBroker:
         return not rows.exchange(found)[0].fenced
 
     def _run_in(self, connection: object, verb: str, *values: bytes | None, timeout: float = 5.0) -> pq.abc.PGresult:
+        deadline = SYSTEM.monotonic() + timeout
+        self._check_store(connection, timeout)
         sql = self._statement(verb, len(values))
-        return joining.run(connection, sql, values, timeout=timeout, shown=self._link.shown)
+        return joining.run(connection, sql, values, timeout=deadline - SYSTEM.monotonic(), shown=self._link.shown)
+
+    def _check_store(self, connection: object, timeout: float) -> None:
+        """Sees, once for each connection of a caller, that it leads to this store: in another one jobs would be lost.
+
+        Raises:
+            CapabilityError: It does not.
+        """
+        joining.check(connection, self._link.shown)
+        driver = joining.driver(connection)
+        if driver in self._joined:
+            return
+        sql = schema.identity_sql(self._name)
+        theirs = joining.run(connection, sql, (), timeout=timeout, shown=self._link.shown)
+        if reading.table(theirs) != reading.table(self._link.call(sql, timeout=timeout)):
+            raise CapabilityError(
+                f"the connection leads to another store than {self._link.shown}; use one to the database that the "
+                "broker's URL names"
+            )
+        self._joined.add(driver)
 
     # -- upkeep
 

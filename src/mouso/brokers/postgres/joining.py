@@ -40,7 +40,7 @@ def run(connection: object, sql: bytes, values: Values, *, timeout: float = 5.0,
     deadline = SYSTEM.monotonic() + timeout
     try:
         if status == pq.TransactionStatus.IDLE and not _commits_by_itself(connection):
-            below.send_query(_begin(_driver(connection)))
+            below.send_query(_begin(driver(connection)))
             answer(below, deadline)
         below.send_query_params(sql, values, param_formats=[1] * len(values), result_format=1)
         return answer(below, deadline)
@@ -78,7 +78,7 @@ class PostgresTransaction:
 
     def settle(self, worker: str, outcome: Outcome, progress: Progress | None) -> bool:
         """See ``mouso.brokers.base.Transaction``."""
-        below = getattr(_driver(self.connection), "pgconn", None)
+        below = getattr(driver(self.connection), "pgconn", None)
         if below is None or below.transaction_status == pq.TransactionStatus.IDLE or below.status != pq.ConnStatus.OK:
             raise CapabilityError(
                 "the job has ended its transaction by itself; leave commit, rollback and close to Mouso"
@@ -90,6 +90,8 @@ class PostgresTransaction:
         try:
             await _done(self.connection.commit())
         except psycopg.OperationalError as error:
+            if (error.sqlstate or "").startswith("40"):  # a serialization failure or a deadlock
+                raise BrokerUnavailable(f"{self._shown}: {one_line(error)}; nothing was committed") from error
             raise OutcomeUnknown(f"{self._shown}: {one_line(error)}; it may be committed or not") from error
         with suppress(Exception):
             await _done(self.connection.close())
@@ -129,9 +131,17 @@ def _new(link: Link) -> psycopg.Connection[Any]:
         raise BrokerUnavailable(f"{link.shown} cannot be used now; nothing was done, try again: {error}") from error
 
 
+def check(connection: object, shown: str) -> None:
+    """Sees that work can be done in a caller's connection now.
+
+    Raises:
+        CapabilityError: It is none to PostgreSQL, or it is closed.
+    """
+    _libpq(connection, shown)
+
+
 def _libpq(connection: object, shown: str) -> pq.abc.PGconn:
-    driver = _driver(connection)
-    below = getattr(driver, "pgconn", None)
+    below = getattr(driver(connection), "pgconn", None)
     if not isinstance(below, pq.PGconn):
         raise CapabilityError(f"enqueue_in needs {_WANTED} for {shown}, not {type(connection).__name__}")
     if below.status != pq.ConnStatus.OK:
@@ -139,7 +149,7 @@ def _libpq(connection: object, shown: str) -> pq.abc.PGconn:
     return below
 
 
-def _driver(connection: Any) -> Any:
+def driver(connection: Any) -> Any:
     """The psycopg connection below SQLAlchemy's or Django's, found by their public attributes."""
     connection = getattr(connection, "sync_session", None) or getattr(connection, "sync_connection", connection)
     if callable(ensure := getattr(connection, "ensure_connection", None)):  # Django's
@@ -169,4 +179,4 @@ def _begin(driver: object) -> bytes:
 
 
 def _commits_by_itself(connection: object) -> bool:
-    return bool(getattr(_driver(connection), "autocommit", False))
+    return bool(getattr(driver(connection), "autocommit", False))

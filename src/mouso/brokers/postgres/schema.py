@@ -56,6 +56,10 @@ def sql(name: str, before: int = 0) -> str:
     parts += [script.replace("{schema}", schema) for number, script in migrations() if number > before]
     store = "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
     parts.append(f"INSERT INTO {schema}.meta (key, value) VALUES ('version', {version()}) {store};\n")
+    parts.append(
+        f"INSERT INTO {schema}.meta (key, value) VALUES ('store', (pg_catalog.random() * 9e18)::bigint)"
+        " ON CONFLICT (key) DO NOTHING;\n"
+    )
     return "\n".join(parts)
 
 
@@ -106,6 +110,11 @@ def _persist(link: Link, name: str, timeout: float, step: Callable[[Session], in
             if not isinstance(failure, BrokerUnavailable) or SYSTEM.monotonic() + _PAUSE > deadline:
                 raise failure from error
         time.sleep(_PAUSE)
+
+
+def identity_sql(name: str) -> bytes:
+    """The statement that asks which store there is: a number that was drawn when the schema was made."""
+    return f"SELECT value FROM {quoted(name)}.meta WHERE key = 'store'".encode()
 
 
 def found_version(session: Session, name: str) -> int:
