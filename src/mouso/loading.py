@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -195,30 +195,57 @@ def _own_frames(error: BaseException) -> list[tuple[str, int]]:
 
 
 def _place(name: str, error: BaseException, folder: Path | None) -> str:
-    """Where it happened: the innermost line of the app's own code, such as ``shop.py, line 3``."""
+    """Where it happened: the innermost line of the app's own code, such as ``shop.py, line 3``.
+
+    That is code below the folder, else of the module's own package, else whatever is neither Mouso's nor Python's.
+    """
     frames = _own_frames(error)
     if isinstance(error, SyntaxError) and error.filename and os.path.isabs(error.filename):
         frames.append((error.filename, error.lineno or 0))
     if not frames:
         return _origin(name)
     own = [frame for frame in frames if folder is not None and _is_own(Path(frame[0]), folder)]
-    file, line = (own or frames)[-1]
+    package = _package(name)
+    of_package = [frame for frame in frames if any(Path(frame[0]).is_relative_to(place) for place in package)]
+    foreign = [frame for frame in frames if os.path.isabs(frame[0]) and not _is_tool(Path(frame[0]))]
+    file, line = (own or of_package or foreign or frames)[-1]
     shown = str(Path(file).relative_to(folder)) if own and folder is not None else file
     return f"{shown}, line {line}" if line else shown
 
 
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, OSError):
+        return None
+
+
 def _origin(name: str) -> str:
     """The file of a module that Python could not even read."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, OSError):
-        spec = None
+    spec = _spec(name)
     return (spec and spec.origin) or "its file"
 
 
+def _package(name: str) -> list[str]:
+    """The folders of a module's outermost package; the file of one that is in none."""
+    spec = _spec(name.partition(".")[0])
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.origin else []))
+
+
 def _is_own(file: Path, folder: Path) -> bool:
-    ours = Path(__file__).parent  # which may be checked out below the app's folder
-    return file.is_relative_to(folder) and "site-packages" not in file.parts and not file.is_relative_to(ours)
+    return file.is_relative_to(folder) and not _is_installed(file) and not _is_tool(file)
+
+
+def _is_installed(file: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+
+
+def _is_tool(file: Path) -> bool:
+    """Whether it is Mouso's or the standard library's, either of which may lie below the app's folder."""
+    python = file.is_relative_to(Path(os.__file__).parent) and not _is_installed(file)
+    return python or file.is_relative_to(Path(__file__).parent)
 
 
 # -- what is not there ---------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Finding and importing the app that a person names."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,35 @@ def test_an_import_that_fails_names_file_and_line(folder: Path, name: str) -> No
     assert text.startswith(f"cannot import {module!r}: ")
     assert BAD[name][1] in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize("name", ["library.py", "twice.py", "raises.py", "syntax.py"])
+@pytest.mark.parametrize("start", ["elsewhere", "/"])
+def test_an_app_that_is_installed_elsewhere_is_blamed_for_its_own_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, start: str
+) -> None:
+    source, expected = BAD[name]
+    write(folder, f"lib/site-packages/inst_{name}", source)
+    write(folder, f"lib/site-packages/pack_inst/_{name}", source)
+    write(folder, "elsewhere/nothing.py", "")
+    monkeypatch.chdir(start)
+    monkeypatch.syspath_prepend(str(folder / "lib/site-packages"))
+    module = name.removesuffix(".py")
+    place = folder / "lib/site-packages"
+    assert fails(f"inst_{module}:app").startswith(f"cannot import 'inst_{module}': {place}/inst_{expected}")
+    assert fails(f"pack_inst._{module}:app").startswith(
+        f"cannot import 'pack_inst._{module}': {place}/pack_inst/_{expected}"
+    )
+
+
+def test_another_package_is_blamed_before_mouso_and_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "lib/site-packages/made.py", "import json\njson.loads('{')\n")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    monkeypatch.syspath_prepend(str(folder / "lib/site-packages"))
+    with pytest.raises(json.JSONDecodeError) as raised:
+        import_module("made")
+    assert loading._place("shop", raised.value, folder / "elsewhere").endswith("site-packages/made.py, line 2")
 
 
 def test_a_circular_import_is_called_so_however_python_was_started(folder: Path) -> None:
