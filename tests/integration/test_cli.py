@@ -111,7 +111,16 @@ def test_a_reader_that_has_seen_enough(shop: Shop) -> None:
 
 def test_output_that_cannot_be_written(shop: Shop) -> None:
     shop.enqueue("a1")
-    assert shell("mouso jobs > /dev/full") == (1, "mouso: error: No space left on device\n")
+    full = "mouso: error: cannot write to stdout: No space left on device"
+    for command in ("jobs", "jobs --json", "job a1", "queues", "completion bash", "--help", "--version"):
+        for buffered in ("", "1"):
+            line = f"PYTHONUNBUFFERED={buffered} mouso {command} > /dev/full"
+            assert shell(line) == (1, f"{full}\n")
+    for options in ("", "--json"):
+        name = f"stored{options}"
+        stored = f"{full}; the job is stored, its id is {name}\n"
+        assert shell(f"mouso enqueue add 1 --id {name} {options} > /dev/full") == (1, stored)
+        assert shop.state(name) is JobState.AVAILABLE
     assert shell("mouso job no1 2> /dev/full")[0] == 1
 
 

@@ -17,7 +17,7 @@ from mouso.cli.complete import complete_option
 from mouso.cli.output import is_terminal, say, write_json
 from mouso.cli.payload import json_object, json_value, restore
 from mouso.cli.records import job_document
-from mouso.cli.report import note
+from mouso.cli.report import Failed, explain, note
 from mouso.clock import seconds
 from mouso.config import closest, printable
 from mouso.errors import JobCancelled, JobFailed, OptionError, ResultTimeout
@@ -82,13 +82,28 @@ def enqueue(
                 result = _result(app, handle, wait_timeout)
             except (JobFailed, JobCancelled, ResultTimeout):
                 if as_json:
-                    write_json(job_document(app, handle.record, full=True))
+                    _answer(handle, write_json, job_document(app, handle.record, full=True))
                 raise
-            write_json(result)
+            _answer(handle, write_json, result)
         elif as_json:
-            write_json({"id": handle.id, "task": task.name})
+            _answer(handle, write_json, {"id": handle.id, "task": task.name})
         else:
-            say(handle.id)
+            _answer(handle, say, handle.id)
+
+
+def _answer(handle: JobHandle[Any], write: Callable[[Any], None], answer: Any) -> None:
+    """Writes to stdout.
+
+    Raises:
+        Failed: It cannot be written; says that the job is stored all the same.
+    """
+    try:
+        write(answer)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever read the output has seen enough
+    except OSError as error:
+        raise Failed(f"{explain(error)[1]}; the job is stored, its id is {handle.id}") from error
 
 
 def _task(app: Mouso, name: str) -> Task[..., Any]:

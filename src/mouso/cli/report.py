@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,6 +17,8 @@ FAILED, USAGE, TEMPORARY = 1, 2, 75
 _LONGEST = 1000
 _NO_THREAD = "can't start new thread"
 """How Python words it; the error has no class of its own."""
+_UNWRITTEN = (errno.EIO, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Without a file's name it can only be stdout: what a broker says is a ``BrokerError``, and stderr is nobody's loss."""
 
 
 class Failed(Exception):
@@ -67,6 +70,8 @@ def explain(error: Exception) -> tuple[int, str]:
             return TEMPORARY, one_line(error)
         case MousoError() | Failed():
             return FAILED, one_line(error)
+        case OSError(filename=None, strerror=str() as reason) if error.errno in _UNWRITTEN:
+            return FAILED, f"cannot write to stdout: {reason}"
         case OSError(strerror=str() as reason):
             what = f"{error.filename}: {reason}" if error.filename else reason
             return FAILED, _shown(what)
