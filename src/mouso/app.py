@@ -138,8 +138,8 @@ class Mouso:
     ) -> None:
         self.name = _app_name(name)
         self.broker_url = _broker_url(broker, store, backend, sys._getframe(1).f_globals.get("__name__"))
-        if not isinstance(payload_limit, int) or payload_limit < 1:
-            raise ConfigError(f"payload_limit={payload_limit!r} is no number of bytes; the default is 1048576")
+        if isinstance(payload_limit, bool) or not isinstance(payload_limit, int) or payload_limit < 1:
+            raise ConfigError(f"payload_limit={payload_limit!r:.80} is no number of bytes; the default is 1048576")
         self.payload_limit = payload_limit
         for name_, count in (("max_finished", max_finished), ("max_dead", max_dead)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -399,7 +399,13 @@ class Mouso:
             yield
 
     def job(self, id: str) -> JobHandle[Any]:
-        """A handle of the job with this id, whether it exists or not."""
+        """A handle of the job with this id, whether it exists or not.
+
+        Raises:
+            ArgumentError: It is no text.
+        """
+        if not isinstance(id, str):
+            raise ArgumentError(f"app.job takes the id of a job as text, not {shown(id)}; write app.job(handle.id)")
         return JobHandle(self, id)
 
     def jobs(

@@ -94,12 +94,18 @@ def instant(value: datetime | int | float, name: str = "eta") -> int:
     """Converts an aware datetime (or a Unix timestamp in seconds) to ms since the epoch.
 
     Raises:
-        ValueError: It is naive, or lies outside the years 1970..2262.
+        ValueError: It is naive, its time zone fails, or it lies outside the years 1970..2262.
     """
     if isinstance(value, datetime):
-        if value.tzinfo is None or value.utcoffset() is None:
+        try:
+            aware = value.utcoffset() is not None
+            ms = (value - _EPOCH) // _MS if aware else 0
+        except Exception as error:  # what a tzinfo of somebody else's raises
+            raise ValueError(
+                f"{name}={shown(value)} has a time zone that raises {shown(error)}; use another"
+            ) from error
+        if not aware:
             raise ValueError(f"{name}={value.isoformat()} has no time zone; use datetime.now(timezone.utc) + …")
-        ms = (value - _EPOCH) // _MS
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         ms = int(round(value * 1000, 3)) if 0 <= value < _END else -1
     else:

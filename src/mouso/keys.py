@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
@@ -284,6 +284,8 @@ def read_keys(given: Sequence[Key | str] | Key | str | None) -> tuple[Key, ...]:
         if VARIABLE not in os.environ:
             return ()
         given = f"${VARIABLE}"
+    if not isinstance(given, (str, Key, Iterable)):
+        raise ConfigError(f"keys= takes keys or their texts, not {type(given).__name__}; use [Key.hmac(…)] or its text")
     parts = [given] if isinstance(given, (str, Key)) else list(given)
     keys: list[Key] = []
     for number, part in enumerate(parts, 1):

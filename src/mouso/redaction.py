@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import translate
 from typing import Any
 
@@ -43,9 +43,10 @@ class Redaction:
     """
 
     def __init__(self, patterns: Sequence[str] | bool = ()) -> None:
-        if patterns is True or isinstance(patterns, str) or (patterns and not all(map(_is_pattern, patterns))):
+        given = () if patterns is False else patterns
+        if isinstance(given, (str, bool)) or not isinstance(given, Collection) or not all(map(_is_pattern, given)):
             raise ConfigError("redact= takes a list of patterns, such as ['iban', '*salary*'], or False for none")
-        names = () if patterns is False else (*HIDDEN, *patterns)
+        names = () if patterns is False else (*HIDDEN, *given)
         self._hidden = re.compile("|".join(translate(_plain(name)) for name in names)) if names else None
 
     def hides(self, name: str) -> bool:

@@ -149,6 +149,9 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         """
         if "store" not in PARAMETERS[self.scheme]:
             raise ConfigError(f"{self.shown} is a store by itself; leave out store=")
+        if not isinstance(store, str):
+            kind = type(store).__name__
+            raise ConfigError(f"store= is no text but of type {kind}; use for example 'sqlite:///mouso.db'")
         if "store" in self.params:
             raise ConfigError(f"the broker URL {self.shown!r} names a store already; leave out store=")
         return BrokerURL.parse(f"{self}{'&' if self.params else '?'}store={quote(store, safe='')}")

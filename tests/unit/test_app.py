@@ -89,13 +89,17 @@ def test_a_backend_is_accepted_for_celerys_sake() -> None:
         ("broker", ""),
         ("payload_limit", 0),
         ("payload_limit", "1 MiB"),
+        ("payload_limit", True),
+        ("keys", 3),
+        ("redact", 3),
+        ("store", 3),
         ("keep_finished", "soon"),
         ("keep_dead", timedelta.max),
         ("enqueue_timeout", "soon"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_a_configuration_error(setting: str, value: Any) -> None:
-    settings: dict[str, Any] = {"broker": "memory://", setting: value}
+    settings: dict[str, Any] = {"broker": "amqp://localhost" if setting == "store" else "memory://", setting: value}
     with pytest.raises(ConfigError) as caught:
         Mouso("shop", **settings)
     assert "\n" not in str(caught.value)
@@ -311,6 +315,12 @@ def test_jobs_of_any_tasks_are_enqueued_together(app: Mouso) -> None:
 def test_a_handle_may_be_of_a_job_that_is_not_there(app: Mouso) -> None:
     with pytest.raises(JobUnknown, match="no job has the id nothing"):
         _ = app.job("nothing").state
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"id", ("id",), ["id"]])
+def test_a_job_that_is_not_named_by_text_is_refused_at_once(app: Mouso, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^app\.job takes the id of a job as text, not .*; write app\.job\(handle"):
+        app.job(wrong)
 
 
 def test_queues_show_their_counts(app: Mouso) -> None:

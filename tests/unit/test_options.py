@@ -1,7 +1,7 @@
 """The options of tasks and jobs, checked where they are written."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import msgspec
@@ -225,6 +225,22 @@ def test_what_is_no_duration_is_refused_by_the_options_name(option: str, wrong: 
 def test_an_eta_that_is_no_instant_is_refused(wrong: Any) -> None:
     with pytest.raises(OptionError, match=r"^task shop.add: eta"):
         laid_over(eta=wrong)
+
+
+class Failing(tzinfo):
+    """A time zone that is broken."""
+
+    def _fail(self, moment: datetime | None) -> Any:
+        raise RuntimeError("no zone")
+
+    utcoffset = dst = tzname = _fail
+
+
+def test_a_time_zone_that_fails_is_refused() -> None:
+    for name in ("eta", "expires"):
+        why = rf"^task shop.add: {name}=.* has a time zone that raises RuntimeError\('no zone'\); use another$"
+        with pytest.raises(OptionError, match=why):
+            laid_over(**{name: datetime(2030, 1, 1, tzinfo=Failing())})
 
 
 @pytest.mark.parametrize("wrong", [datetime(2030, 1, 1), datetime.max.replace(tzinfo=UTC)])
