@@ -23,6 +23,8 @@ IO_PRIORITIES = ("normal", "low", "idle")
 LEAST_MEMORY = 16 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|B|[KMGT]i?B?)", re.ASCII | re.IGNORECASE)
 _POWERS = "BKMGT"
+_TOO_MUCH = 1 << 62
+"""Bytes: it and a bit more fit a signed number of 64 bits, which is what the system and a frame take."""
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 _IO_CLASS = {"normal": 2 << 13 | 4, "low": 2 << 13 | 7, "idle": 3 << 13}
 """Class and level for ioprio_set(2): best effort 4, best effort 7, idle."""
@@ -84,14 +86,20 @@ def size(value: object, name: str) -> int:
     """Bytes from a number or a text such as ``"200MB"`` or ``"1.5GiB"``; K, M, G and T are powers of 1024.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or 2**62 and more.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
+        return _possible(value, value, name)
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or len(match[1]) > 20:
         raise ValueError(f"{name}={shown(value)} is no size; use a number of bytes, or a text such as 500MB or 2GiB")
-    return int(float(match[1]) * 1024 ** _POWERS.index((match[2] or "B")[0].upper()))
+    return _possible(int(float(match[1]) * 1024 ** _POWERS.index((match[2] or "B")[0].upper())), value, name)
+
+
+def _possible(count: int, value: object, name: str) -> int:
+    if count >= _TOO_MUCH:
+        raise ValueError(f"{name}={shown(value)} is more than any machine has; use less than 4,194,304T")
+    return count
 
 
 def impose(limits: Limits) -> None:

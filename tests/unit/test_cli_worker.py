@@ -156,6 +156,13 @@ def test_max_memory_per_child(shop: Shop, given: list[WorkerOptions], value: str
     assert given == []
 
 
+@pytest.mark.parametrize("value", ["4194304T", "20000000T", str(1 << 62)])
+def test_more_memory_than_a_machine_has(shop: Shop, given: list[WorkerOptions], value: str) -> None:
+    message = shop.error(2, "worker", "shop:app", "--max-memory-per-child", value)
+    assert f"--max-memory-per-child='{value}' is more than any machine has; use less than 4,194,304T" in message
+    assert given == []
+
+
 @pytest.mark.parametrize("value", ["0", "1", "15MB", "1.5", str((16 << 20) - 1)])
 def test_less_memory_than_a_child_has(shop: Shop, given: list[WorkerOptions], value: str) -> None:
     message = shop.error(2, "worker", "shop:app", "--max-memory-per-child", value)
