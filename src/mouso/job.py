@@ -391,3 +391,16 @@ def check_name(value: str, what: str) -> str:
             f"{what} name {shown(value)} is not usable; use 1 to 255 printable characters, no spaces, slashes or '..'"
         )
     return value
+
+
+def check_queue(value: str) -> str:
+    """Returns ``value`` if it can name the queue of a new job, else raises ``OptionError``.
+
+    Queues of other names may be stored from before; workers that take all queues serve them.
+    """
+    name = check_name(value, "queue")
+    if "," in name or "=" in name:
+        raise OptionError(
+            f"queue name {shown(name)} is not usable: mouso worker -Q could not name it; use no ',' or '='"
+        )
+    return name

@@ -13,7 +13,7 @@ from mouso.clock import Duration, instant, millis, seconds
 from mouso.config import closest
 from mouso.errors import OptionError, shown
 from mouso.isolation import Limits
-from mouso.job import JobOptions, UniqueScope, check_id, check_name
+from mouso.job import JobOptions, UniqueScope, check_id, check_queue
 from mouso.retry import Backoff, BackoffFunction, RetryPolicy, check_backoff, class_name, exponential
 from mouso.wire import CODECS, PICKLE
 
@@ -32,7 +32,8 @@ class Options(TypedDict, total=False):
     """What ``Task.options`` takes, and what ``app.task`` takes as defaults of a task.
 
     Keys:
-        queue: Where the job waits; the default is ``"default"``.
+        queue: Where the job waits; the default is ``"default"``. 1 to 255 printable characters, without spaces,
+            slashes, backslashes, ``..``, commas and equals signs.
         priority: -100..100, higher first; default 0.
         delay: Start no earlier than after this time.
         eta: Start no earlier than at this aware datetime (or Unix timestamp).
@@ -170,7 +171,7 @@ def _check_known(given: Options, task: str) -> None:
 
 def _place(changes: dict[str, Any], given: Options) -> None:
     if "queue" in given:
-        changes["queue"] = check_name(given["queue"], "queue")
+        changes["queue"] = check_queue(given["queue"])
     if "priority" in given:
         changes["priority"] = _integer("priority", given["priority"], -100, 100)
     if "id" in given and given["id"] is not None:

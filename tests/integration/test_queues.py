@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec import structs
 
 from mouso import JobFailed
 from tests.integration.harness import WAIT, Bench
@@ -71,6 +72,19 @@ def test_a_worker_serves_its_own_queues_only(bench: Bench) -> None:
     assert worker.stop() == 0
     bench.worker("-Q", "new,other")
     assert other.get(timeout=WAIT) == 1
+
+
+def test_queues_of_names_that_no_worker_can_be_told_are_served_by_those_that_take_all(bench: Bench) -> None:
+    """Such names were accepted once."""
+    jobs = bench.app(JOB)
+    app, job = jobs.app, jobs.job
+    stored = [structs.replace(job.job(n), queue=queue) for n, queue in ((1, "a,b"), (2, "p=2"))]
+    app.broker.enqueue(stored)
+    assert [app.job(one.id).record.queue for one in stored] == ["a,b", "p=2"]
+    app.pause("a,b")
+    app.resume("a,b")
+    bench.worker()
+    assert [app.job(one.id).get(timeout=WAIT) for one in stored] == [1, 2]
 
 
 # -- time

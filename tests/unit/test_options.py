@@ -273,10 +273,12 @@ def test_a_codec_that_is_unknown_is_refused(wrong: Any) -> None:
         laid_over(codec=wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, "", "a b", "a/b", 3])
+@pytest.mark.parametrize("wrong", [None, "", "a b", "a/b", 3, "a,b", "p=2", ","])
 def test_a_queue_that_cannot_be_named_so_is_refused(wrong: Any) -> None:
     with pytest.raises(OptionError, match=r"^task shop.add: queue name .* is not usable"):
         laid_over(queue=wrong)
+    with pytest.raises(OptionError, match=r"^task shop.add: queue name .* is not usable"):
+        task_defaults({"queue": wrong}, "shop.add")
 
 
 @pytest.mark.parametrize("wrong", ["", "a b", 3, "x" * 129])
