@@ -81,6 +81,28 @@ def test_times(shop: Shop) -> None:
     assert (job.due, job.expires_at) == (1_896_073_200_000, 1_896_134_400_000)
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ('"u"', "s3cr3t-raw"),
+        ('"u"', '"s3cr3t \\ud800"'),
+        ('"u"', '["s3cr3t", 1e400]'),
+        ('"u"', '"s3cr3t'),
+        ('"u"', '"x"', "s3cr3t-1", "s3cr3t-2"),
+        ('"u"', "--kwargs", '{"password": ["s3cr3t", 1e400]}'),
+        ('"u"', "--kwargs", '{"password": "s3cr3t \\ud800"}'),
+    ],
+)
+def test_what_is_hidden_is_not_quoted_when_it_cannot_be_read(shop: Shop, args: tuple[str, ...]) -> None:
+    shop.write(
+        "bank.py",
+        "from mouso import Context\nfrom shop import app\n@app.task\n"
+        "def pay(ctx: Context, user: str, password: str, *secrets: str) -> None: ...\n",
+    )
+    assert "s3cr3t" not in shop.error(2, "enqueue", "bank:app", "pay", *args)
+    assert "argument 1 'two' is no JSON" in shop.error(2, "enqueue", "bank:app", "pay", "two", "s3cr3t")
+
+
 def test_as_json(shop: Shop) -> None:
     document = json.loads(shop.ok("enqueue", "add", "1", "--json"))
     assert set(document) == {"id", "task"}
@@ -101,7 +123,7 @@ def test_as_json(shop: Shop) -> None:
         (("add", "1", "--attempts", "99999999999"), "attempts=99999999999 is out of range"),
         (("add", "1e400"), "argument 1 1e400: number out of range"),
         (("add", "1" * 20_000), "1: integer value out of range"),
-        (("add", "--kwargs", '{"x": [1e400]}'), '--kwargs {"x": [1e400]}: number out of range'),
+        (("add", "--kwargs", '{"x": [1e400]}'), "--kwargs: number out of range"),
         (("add", '"two"'), "task shop.add: argument 'x': Expected `int`, got `str`"),
         (("add", "1.5"), "task shop.add: argument 'x': Expected `int`, got `float`"),
         (("add",), "task shop.add: missing a required argument: 'x'; it takes (x: int, y: int = 1)"),

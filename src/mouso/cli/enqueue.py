@@ -15,7 +15,7 @@ from mouso import reveal
 from mouso.cli.base import Target, app_command
 from mouso.cli.complete import complete_option
 from mouso.cli.output import is_terminal, say, write_json
-from mouso.cli.payload import json_object, json_value, restore
+from mouso.cli.payload import json_object, positional, restore
 from mouso.cli.records import job_document
 from mouso.cli.report import Failed, explain, note
 from mouso.clock import seconds
@@ -73,7 +73,7 @@ def enqueue(
         _duration("wait-timeout", wait_timeout)
     with target.open() as app:
         task = _task(app, name)
-        args = [json_value(text, f"argument {number}") for number, text in enumerate(texts, 1)]
+        args = positional(task, texts, app.redaction.hides)
         named = {} if kwargs is None else json_object(kwargs, "--kwargs")
         args_, kwargs_ = restore(task, args, named)
         handle = task.options(**options).delay(*args_, **kwargs_)
