@@ -96,6 +96,7 @@ _ALIASES = {
     "pyamqp": "amqp",
     "rabbitmq": "amqp",
 }
+_SOME = "use sqlite:///mouso.db, or redis://…, postgresql://… or amqp://… (RabbitMQ)"
 _PORTS = {"sentinel": 26379, "redis": 6379, "postgresql": 5432, "amqp": 5672, "amqps": 5671}
 _ESCAPE = "write @ : / ? # % in a user, password or parameter as %40 %3A %2F %3F %23 %25"
 
@@ -178,13 +179,11 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"the broker URL {shown!r} holds a control character or invalid UTF-8; remove it")
         scheme, sep, rest = url.partition("://")
         if not sep:
-            raise ConfigError(f"the broker URL {shown!r} has no scheme; write for example sqlite:///mouso.db")
-        scheme = _ALIASES.get(scheme.lower(), scheme.lower())
+            raise _without_slashes(url, shown)
+        scheme = _scheme(scheme)
         if scheme not in SCHEMES:
             hint = closest(scheme, SCHEMES)
-            raise ConfigError(
-                f"no broker is called {scheme!r} in the URL {shown!r}; {hint or 'use sqlite:///mouso.db'}"
-            )
+            raise ConfigError(f"no broker is called {scheme!r} in the URL {shown!r}; {hint or _SOME}")
         target, _, query = rest.partition("?")
         if "@" in query:  # a part of a password, which must not be shown as the name of a parameter
             raise ConfigError(f"the broker URL {shown!r} has an @ after its ?; {_ESCAPE}")
@@ -194,6 +193,18 @@ class BrokerURL(msgspec.Struct, frozen=True, kw_only=True):
         if scheme == "sqlite":
             return cls(scheme=scheme, path=_file(target, shown), params=params)
         return _server(scheme, target, params, shown)
+
+
+def _scheme(given: str) -> str:
+    return _ALIASES.get(given.lower(), given.lower())
+
+
+def _without_slashes(url: str, shown: str) -> ConfigError:
+    scheme, colon, _ = url.partition(":")
+    if colon and _scheme(scheme) in SCHEMES:
+        example = "sqlite:///mouso.db" if _scheme(scheme) == "sqlite" else f"{scheme}://…"
+        return ConfigError(f"the broker URL {shown!r} lacks the slashes after {scheme}:; write {example}")
+    return ConfigError(f"the broker URL {shown!r} has no scheme; write for example sqlite:///mouso.db")
 
 
 def _file(target: str, shown: str) -> str:
@@ -313,9 +324,14 @@ def default_broker_url(module: str | None = None) -> str:
     module's file, else in the current directory.
 
     Raises:
-        ConfigError: The current directory was deleted.
+        ConfigError: ``$MOUSO_BROKER`` cannot be used, or the current directory was deleted.
     """
-    return os.environ.get("MOUSO_BROKER") or default_store_url(module)
+    if not (url := os.environ.get("MOUSO_BROKER")):
+        return default_store_url(module)
+    try:
+        return str(BrokerURL.parse(url))
+    except ConfigError as error:
+        raise ConfigError(f"$MOUSO_BROKER: {error}") from None
 
 
 def default_store_url(module: str | None = None) -> str:

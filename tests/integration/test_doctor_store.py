@@ -252,6 +252,13 @@ def test_a_store_without_its_version(path: Path) -> None:
     assert "does not tell the version of its schema" in line
 
 
+def test_a_table_of_another_program_where_the_version_would_be(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE mouso_meta (a)")
+    (line,) = worst(diagnose(path))
+    assert "does not tell the version of its schema" in line
+
+
 # -- damage ----------------------------------------------------------------------------------------------------------
 
 

@@ -197,7 +197,8 @@ def test_a_broker_url_that_cannot_work_is_to_be_mended(shop: Shop, monkeypatch: 
     shop.write("bare.py", "from mouso import Mouso\napp = Mouso()\n@app.task\ndef t(): ...\n")
     monkeypatch.setenv("MOUSO_BROKER", "sqlite://x")
     findings = diagnose(shop, app, code=1)
-    assert one(findings, "store").what == "the broker URL 'sqlite://x' needs three slashes before the file: sqlite:///x"
+    needs = "needs three slashes before the file: sqlite:///x"
+    assert one(findings, "store").what == f"$MOUSO_BROKER: the broker URL 'sqlite://x' {needs}"
     remedies = {finding.remedy for finding in findings if finding.level is Level.ERROR}
     assert "mend it: no worker starts like this" in remedies
     assert not any("--full" in remedy for remedy in remedies)

@@ -164,7 +164,7 @@ def test_the_settings_are_wrong(shop: Shop) -> None:
 def test_the_environment_holds_a_bad_url(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOUSO_BROKER", "redis//u:secret@x")
     text = shop.error(2, "jobs", "shop:app")
-    assert "shop.py, line 5: the broker URL 'redis//u:***@x' has no scheme" in text
+    assert "shop.py, line 5: $MOUSO_BROKER: the broker URL 'redis//u:***@x' has no scheme" in text
 
 
 # -- exit codes ------------------------------------------------------------------------------------------------------

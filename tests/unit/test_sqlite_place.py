@@ -152,6 +152,11 @@ def test_a_local_file_system_in_user_space(
     assert path.exists()
 
 
+def test_a_folder_of_the_system() -> None:
+    with pytest.raises(ConfigError, match=r"^no files can be made in /proc \(proc\), which is the system's; choose an"):
+        connect("sqlite:////proc/jobs.db").open()
+
+
 @pytest.mark.parametrize("kind", NETWORK)
 def test_a_network_file_system(broker: Broker, monkeypatch: pytest.MonkeyPatch, path: Path, kind: str) -> None:
     monkeypatch.setattr(ground, "file_system", lambda folder: kind)
@@ -203,6 +208,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
             "CREATE TABLE orders (x); CREATE INDEX mouso_live_due ON orders (x)",
             "has an index mouso_live_due that is not",
         ),
+        ("CREATE TABLE mouso_meta (a)", "has a table mouso_meta that tells no version, so it is not Mouso's"),
         ("CREATE TABLE mouso_meta (key, value)", "has a table mouso_meta that tells no version, so it is not Mouso's"),
         (
             "CREATE TABLE mouso_meta (key, value); INSERT INTO mouso_meta VALUES ('version', 'x')",

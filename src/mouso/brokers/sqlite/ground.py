@@ -16,6 +16,7 @@ _VERSIONS = 18
 _NETWORK = re.compile(
     "nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph(-fuse)?|lustre|beegfs|gpfs|orangefs|pvfs2|moosefs|davfs|gcsfuse"
 )
+_OF_THE_KERNEL = ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "debugfs", "tracefs", "securityfs", "configfs", "bpf")
 _LOCAL_FUSE = re.compile(
     r"fuse\.(bindfs|cryfs|encfs|exfat|exfat-fuse|ext[234]|fuse-overlayfs|fuse2fs|gocryptfs|lxcfs|mergerfs|mhddfs|ntfs|ntfs-3g"
     r"|securefs|shfs|unionfs|unionfs-fuse|zfs|grpcfuse|osxfs|vmhgfs-fuse)"
@@ -65,6 +66,8 @@ def _check(path: Path, *, create: bool) -> None:
             )
         raise ConfigError(stray)
     kind = file_system(folder)
+    if kind in _OF_THE_KERNEL:
+        raise ConfigError(f"no files can be made in {folder} ({kind}), which is the system's; choose another folder")
     if is_network(kind):
         raise ConfigError(
             f"{path} lies on a network file system ({kind}), where SQLite loses data; choose a local disk"

@@ -159,11 +159,20 @@ _MADE = re.compile(r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+)", re.MULTILINE)
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """The file's schema version; 0 for a file without Mouso's tables."""
+    """The file's schema version; 0 for a file without Mouso's tables.
+
+    Raises:
+        TypeError, ValueError: A table of another program stands where the version would.
+    """
     found = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'mouso_meta'").fetchone()
     if not found:
         return 0
-    return int(connection.execute("SELECT value FROM mouso_meta WHERE key = 'version'").fetchone()[0])
+    try:
+        return int(connection.execute("SELECT value FROM mouso_meta WHERE key = 'version'").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        if str(error).startswith("no such column"):
+            raise ValueError(str(error)) from None
+        raise
 
 
 def usable_version(connection: sqlite3.Connection, path: str) -> int:
