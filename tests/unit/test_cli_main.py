@@ -112,6 +112,7 @@ def test_every_option_has_a_help_text() -> None:
         (("--verison",), "Did you mean '--version'? (see 'mouso --help')"),
         (("jobs", "--quue", "x"), "Did you mean '--queue'? (see 'mouso jobs --help')"),
         (("jobs", "--queue"), "requires an argument"),
+        (("jobs", "--queue"), "(see 'mouso jobs --help')"),
         (("jobs", "shop:app", "extra"), "'extra' is one argument too many (see 'mouso jobs --help')"),
         (("jobs", "--limit", "0"), "--limit '0': use a whole number from 1 to 10,000 (see 'mouso jobs --help')"),
         (("jobs", "--limit", "1e9"), "--limit '1e9': use a whole number from 1 to 10,000"),
