@@ -30,13 +30,13 @@ import msgspec
 from mouso.brokers.base import BATCH, Enqueued
 from mouso.codec import Signature, type_hints
 from mouso.context import Context
-from mouso.errors import ArgumentError, ConfigError, OptionError
+from mouso.errors import ArgumentError, BadPayload, ConfigError, OptionError
 from mouso.handle import JobHandle
 from mouso.job import Job, JobOptions, check_name, new_id
 from mouso.options import AUTO, Options, RunSettings, Template, task_defaults, template, unique_key
 from mouso.producer import after
 from mouso.retry import Backoff, module_name
-from mouso.wire import PICKLE
+from mouso.wire import PICKLE, first_line, preview
 
 if TYPE_CHECKING:
     from mouso.app import Mouso
@@ -321,10 +321,19 @@ class Task(Call[P, R]):
         return Call(self._app, self, checked)
 
     def run_settings(self, encoded: bytes | None) -> RunSettings:
-        """How to run one job: the task's settings, and over them what the job brings along."""
+        """How to run one job: the task's settings, and over them what the job brings along.
+
+        Raises:
+            BadPayload: That cannot be read.
+        """
         if encoded is None:
             return self.settings
-        own = msgspec.json.decode(encoded, type=JobOptions)
+        try:
+            own = msgspec.json.decode(encoded, type=JobOptions)
+        except (ValueError, RecursionError) as error:
+            raise BadPayload(
+                f"the job's options cannot be read: {first_line(error)} (starts {preview(encoded)})"
+            ) from None
         policy = {
             "attempts": own.attempts,
             "backoff": Backoff(*own.backoff) if own.backoff else None,

@@ -38,6 +38,8 @@ def _enc_hook(value: Any) -> Any:
     for kind, plain in _BASES:
         if isinstance(value, kind):
             return plain(value)
+    if value is None or type(value) in (tuple, frozenset):  # which msgspec encodes itself wherever else they stand
+        raise Uncarried(f"a key of type {type(value).__qualname__} cannot be encoded; use text")
     raise Uncarried(f"an object of type {type(value).__qualname__} cannot be encoded")
 
 

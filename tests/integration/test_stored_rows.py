@@ -56,6 +56,8 @@ def test_options_that_do_not_decode_are_dead(bench: Bench) -> None:
     records = bench.wait_final(handles)
     for options, record in zip([o for o in OPTIONS for _ in range(2)], records, strict=True):
         assert (record.state, record.reason) == ("dead", "bad_payload"), options
+        message = record.errors[-1].message
+        assert "the job's options cannot be read: " in message or message.startswith("the stored "), options
     assert bench.history("ran") == []
     still_sound(jobs)
     assert worker.children() == children

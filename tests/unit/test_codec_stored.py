@@ -100,7 +100,7 @@ def test_arguments_behind_a_gap_are_a_bad_payload() -> None:
     [
         (object(), "cannot be stored: an object of type object cannot be encoded"),
         ((i for i in range(3)), "cannot be stored: an object of type generator cannot be encoded"),
-        ({None: 1}, "cannot be stored: an object of type NoneType"),
+        ({None: 1}, "cannot be stored: a key of type NoneType cannot be encoded; use text"),
         ("\ud800", "cannot be stored: .* surrogates not allowed"),
         (nested(MAX_DEPTH + 1), "contains itself or is nested deeper than 200 levels"),
         (nested(100_000), "contains itself or is nested deeper than 200 levels"),

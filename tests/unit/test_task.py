@@ -14,7 +14,7 @@ import pytest
 
 import mouso
 from mouso import Context, Job, Mouso, Retry
-from mouso.errors import ArgumentError, ConfigError, OptionError, PayloadTooLarge
+from mouso.errors import ArgumentError, BadPayload, ConfigError, OptionError, PayloadTooLarge
 from mouso.job import JobOptions, new_id
 from mouso.task import AsyncTask, Task
 
@@ -599,6 +599,15 @@ def test_the_run_settings_of_a_job_lie_over_those_of_its_task(app: Mouso) -> Non
     job = task.options(attempts=1, headers={"a": "b"}).job(1, 2)
     settings = task.run_settings(job.options)
     assert (settings.policy.attempts, settings.timeout, settings.headers) == (1, 9.0, {"a": "b"})
+
+
+@pytest.mark.parametrize(
+    "stored", [b"", b"garbage", b"[]", b'{"headers": {"a": "\xff"}}', pytest.param(b'{"x":' + b"[" * 9999, id="deep")]
+)
+def test_options_that_cannot_be_read_are_named_and_shown(app: Mouso, stored: bytes) -> None:
+    with pytest.raises(BadPayload, match=r"^the job's options cannot be read: .* \(starts .*\)$") as caught:
+        app.task(add).run_settings(stored)
+    assert f"(starts {stored[:16].hex(' ')})" in str(caught.value)
 
 
 def test_arguments_arrive_in_the_types_of_the_annotations(app: Mouso) -> None:
