@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import asyncio
 
 _NOTHING = "; nothing was stored, try again"
+_REENTERED = (
+    "this thread is in the middle of another enqueue, which a signal handler has interrupted; nothing was stored, let"
+    " the handler set a flag, or enqueue in a thread"
+)
 _MOMENT = 0.25
 """Seconds that an enqueue which is under way in another thread is waited for beyond the deadline."""
 
@@ -139,6 +143,7 @@ class Producer:
         self._mutex = threading.Lock()
         self._waiting: deque[_Entry] = deque()
         self._led = False
+        self._inside: set[int] = set()
         self._flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopFlusher] = WeakKeyDictionary()
 
     def join(self, connection: object) -> None:
@@ -177,15 +182,14 @@ class Producer:
 
         Raises:
             JobRejected: No key may sign one of them; nothing was stored.
-            BrokerUnavailable: Nothing of the batch was stored.
+            BrokerUnavailable: Nothing of the batch was stored; at once if its thread is in here already: a signal's
+                handler would wait for what it has interrupted.
             OutcomeUnknown: Repeat it with the same ids.
         """
         if self._sign is not None and not signed:
             jobs = [self._sign(job) for job in jobs]
         connection = self._joined.get().connection
-        if connection is not None:
-            return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=self.timeout)
-        if len(jobs) > BATCH:
+        if connection is None and len(jobs) > BATCH:
             stored: list[Enqueued] = []
             for start in range(0, len(jobs), BATCH):
                 with after(stored):
@@ -193,21 +197,30 @@ class Producer:
             return stored
         if self._pid != os.getpid():
             self._reset()
+        inside, me = self._inside, threading.get_ident()
+        if me in inside:
+            raise BrokerUnavailable(_REENTERED)
         leads = False
         timeout = self.timeout if deadline is None else max(deadline - SYSTEM.monotonic(), 0.01)
         try:
-            with self._mutex:
-                if self._led:
-                    entry = _Entry(jobs)
-                    self._waiting.append(entry)
-                else:
-                    leads = self._led = True
-            if leads:  # nobody else is there
-                return (self.broker or self._find_broker()).enqueue(jobs, timeout=timeout)
+            inside.add(me)
+            if connection is not None:
+                return (self.broker or self._find_broker()).enqueue(jobs, connection=connection, timeout=timeout)
+            try:
+                with self._mutex:
+                    if self._led:
+                        entry = _Entry(jobs)
+                        self._waiting.append(entry)
+                    else:
+                        leads = self._led = True
+                if leads:  # nobody else is there
+                    return (self.broker or self._find_broker()).enqueue(jobs, timeout=timeout)
+            finally:
+                if leads:
+                    self._pass_on()
+            return self._wait(entry, timeout)
         finally:
-            if leads:
-                self._pass_on()
-        return self._wait(entry, timeout)
+            inside.discard(me)
 
     def submit_each(self, batches: Iterable[Sequence[Job]], stored: Callable[[list[Enqueued]], None]) -> None:
         """``submit`` for batches of up to 1,000, in order; calls ``stored`` after each.

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -267,6 +268,78 @@ def test_who_finds_a_unique_key_held_gets_the_holders_handle(sqlite: Mouso) -> N
     assert task.options(unique="k", id="b").delay(2) == holder
     assert task.options(unique="k").map([(3,), (4,)]) == [holder, holder]
     assert asyncio.run(task.options(unique="k").adelay(5)) == holder
+    assert total(sqlite) == 1
+
+
+# -- signal handlers
+
+
+class Interrupted:
+    """What became of an enqueue by the handler of a signal, which interrupts the main thread.
+
+    Attributes:
+        ends: What the handler's enqueues returned or raised.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self.ends: list[object] = []
+
+    def __enter__(self) -> "Interrupted":
+        self._old = signal.signal(signal.SIGUSR1, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGUSR1, self._old)
+
+    def _handle(self, *_: object) -> None:
+        try:
+            self.ends.append(self._producer.submit(jobs(1)))
+        except Exception as error:
+            self.ends.append(error)
+
+    def refused(self) -> bool:
+        [error] = self.ends
+        return isinstance(error, BrokerUnavailable) and "a signal handler has interrupted; nothing was" in str(error)
+
+
+def test_an_enqueue_in_a_handler_that_interrupts_one_is_refused_at_once(sqlite: Mouso, recorder: Recorder) -> None:
+    recorder.before = lambda number: signal.raise_signal(signal.SIGUSR1)
+    with Interrupted(sqlite.producer) as interrupted:
+        assert len(sqlite.producer.submit(jobs(1))) == 1
+        assert interrupted.refused()
+        recorder.before = lambda number: None
+        signal.raise_signal(signal.SIGUSR1)
+    assert len(interrupted.ends) == 2
+    assert isinstance(interrupted.ends[1], list)
+    assert total(sqlite) == 2
+
+
+def test_one_that_interrupts_a_thread_that_waits_for_its_turn_is_refused_as_well() -> None:
+    def interrupt() -> None:
+        wait_until(lambda: line.producer._waiting)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        wait_until(lambda: interrupted.ends)
+        line.go.set()
+
+    with Line() as line, Interrupted(line.producer) as interrupted:
+        first = line.submit(1)[0]
+        helper = line._pool.submit(interrupt)
+        assert len(line.producer.submit(jobs(1))) == 1
+        assert len(first.result(10)) == 1
+        helper.result(10)
+        assert interrupted.refused()
+    assert line.stored == 2
+
+
+def test_one_that_interrupts_an_enqueue_of_a_transaction_is_refused_as_well(
+    sqlite: Mouso, recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.before = lambda number: signal.raise_signal(signal.SIGUSR1)
+    with Interrupted(sqlite.producer) as interrupted, closing(sqlite3.connect(tmp_path / "jobs.db")) as own:
+        with own, sqlite.producer.joined(own):
+            sqlite.producer.submit(jobs(1))
+        assert interrupted.refused()
     assert total(sqlite) == 1
 
 
