@@ -471,6 +471,26 @@ def test_a_connection_that_commits_by_itself_takes_part_in_begin_and_commit(sqli
         assert sqlite.jobs() == []
 
 
+@pytest.mark.parametrize(("own", "most"), [(60.0, 10.0), (0.1, 1.8)])
+def test_an_enqueue_waits_for_a_lock_until_its_deadline_or_as_long_as_the_connection(
+    file: Path, own: float, most: float
+) -> None:
+    with (
+        Mouso("shop", broker=f"sqlite:///{file}", enqueue_timeout=2.0) as app,
+        closing(sqlite3.connect(file, isolation_level=None)) as other,
+        closing(sqlite3.connect(file, timeout=own)) as connection,
+    ):
+        task = app.task(add)
+        app.broker.open()
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with app.enqueue_in(connection), pytest.raises(BrokerUnavailable, match="is locked by another transaction"):
+            task.delay(1, 2)
+        assert elapsed(began) < most
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (own * 1000,)
+        other.execute("ROLLBACK")
+
+
 @pytest.mark.parametrize("isolation_level", ["DEFERRED", None])
 def test_a_full_disk_in_the_callers_connection_is_told(sqlite: Mouso, file: Path, isolation_level: Any) -> None:
     """Also when SQLite has rolled back by itself, as it does when it has no room to spill its cache to."""

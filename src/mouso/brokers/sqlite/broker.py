@@ -92,7 +92,7 @@ class SQLiteBroker:
         if not jobs:
             return []
         if connection is not None:
-            return self._enqueue_in(connection, jobs)
+            return self._enqueue_in(connection, jobs, timeout)
         with self._store.write(timeout) as tx:
             enqueued = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
         if not all(job.queue in self._known_queues for job in jobs):
@@ -100,8 +100,8 @@ class SQLiteBroker:
         self._bells.ring(WORKERS)
         return enqueued
 
-    def _enqueue_in(self, connection: object, jobs: Sequence[Job]) -> list[Enqueued]:
-        with joining.borrowed(self._store, connection) as tx:
+    def _enqueue_in(self, connection: object, jobs: Sequence[Job], timeout: float) -> list[Enqueued]:
+        with joining.borrowed(self._store, connection, timeout) as tx:
             alone = not tx.in_transaction
             if alone:
                 tx.execute("BEGIN IMMEDIATE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,14 +11,17 @@ from mouso.brokers.base import Update
 from mouso.brokers.sqlite import faults, working
 from mouso.brokers.sqlite.rows import lenient
 from mouso.brokers.sqlite.store import Store
-from mouso.clock import Clock
+from mouso.clock import SYSTEM, Clock
 from mouso.errors import CapabilityError
 from mouso.job import Outcome, Progress
 
 
 @contextmanager
-def borrowed(store: Store, connection: object) -> Iterator[sqlite3.Connection]:
+def borrowed(store: Store, connection: object, timeout: float = math.inf) -> Iterator[sqlite3.Connection]:
     """The caller's connection, which reads rows as the store's own do for as long as the block lasts.
+
+    Args:
+        timeout: The most that it waits there for a lock, in seconds, if that is less than it would by itself.
 
     Raises:
         CapabilityError: It is none, one to another file, or one that cannot be used here.
@@ -26,14 +30,16 @@ def borrowed(store: Store, connection: object) -> Iterator[sqlite3.Connection]:
         raise CapabilityError(
             f"joining a transaction needs a sqlite3.Connection to {store.path}, not {type(connection).__name__}"
         )
-    store.open()
+    deadline = SYSTEM.monotonic() + timeout
+    store.open(min(timeout, 5.0))
     factories = connection.row_factory, connection.text_factory
     connection.row_factory, connection.text_factory = None, lenient
     try:
         if not store.is_same_file(connection):
             raise CapabilityError(f"the connection belongs to another database than {store.path}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # see ``store``: checkpoints beside writers do damage
-        yield connection
+        with _patient_until(connection, deadline):
+            yield connection
     except sqlite3.ProgrammingError as error:
         raise CapabilityError(
             f"the connection to {store.path} cannot be used: {str(error).splitlines()[0].rstrip('.')}; "
@@ -43,6 +49,22 @@ def borrowed(store: Store, connection: object) -> Iterator[sqlite3.Connection]:
         raise store.translate(error) from error
     finally:
         connection.row_factory, connection.text_factory = factories
+
+
+@contextmanager
+def _patient_until(connection: sqlite3.Connection, deadline: float) -> Iterator[None]:
+    """Lets a connection wait for locks until the deadline at the longest, and then again for as long as before."""
+    (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    left = max(deadline - SYSTEM.monotonic(), 0) * 1000
+    if usual <= left:
+        yield
+        return
+    connection.execute(f"PRAGMA busy_timeout = {int(left)}")
+    try:
+        yield
+    finally:
+        with suppress(*faults.FAILURES):
+            connection.execute(f"PRAGMA busy_timeout = {usual}")
 
 
 def commits_by_itself(connection: sqlite3.Connection) -> bool:
