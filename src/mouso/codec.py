@@ -18,11 +18,13 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from decimal import InvalidOperation
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mouso.comparing import cure, difference, equals_too_much, kind_of, same
 from mouso.errors import (
     ArgumentError,
     BadPayload,
@@ -42,16 +44,13 @@ from mouso.wire import (
     adapter_of,
     canonical,
     decoder,
-    difference,
     first_line,
     has_nan,
     is_deep,
     is_usable,
-    kind_of,
     loses_nan,
     outgrows,
     preview,
-    same,
     with_enums,
     with_numbers,
     without_values,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
 _P = inspect.Parameter
 _FLAT = frozenset({_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY})
 _VARIADIC = frozenset({_P.VAR_POSITIONAL, _P.VAR_KEYWORD})
+_SIGNALING = "a Decimal that is a signaling NaN (sNaN) cannot be compared; pass NaN or None"
 
 
 class Signature:
@@ -114,11 +114,13 @@ class Signature:
         self._positional = _P.KEYWORD_ONLY not in self._kinds.values() and self._flat
         self._required = all(p.default is _P.empty for p in parameters)
         self._args = self._struct(parameters)
+        self._looks_closer = bool(self._adapters) or equals_too_much(self._args)
         self._decoders = {codec: decoder(self._args, codec) for codec in CODECS}
         annotated = hints.get("return", Any)
         returns = with_enums(annotated)
         self._result_adapter = None if is_usable(returns) else adapter_of(returns)
         self._result_kind = Any if not is_usable(returns) else returns
+        self._looks_closer_at_result = self._result_adapter is not None or equals_too_much(self._result_kind)
         self._result_decoders = {codec: decoder(self._result_kind, codec) for codec in CODECS}
         written = signature.return_annotation
         self._returns = (
@@ -198,14 +200,12 @@ class Signature:
             except msgspec.ValidationError as error:
                 payload = with_numbers(self._args, payload, codec, error)
                 restored = self._decoders[codec].decode(payload)
-            if restored != bound or self._adapters:
+            if restored != bound or self._looks_closer:
                 self._compare(bound, restored, codec)
         except JobRejected:
             raise
         except RecursionError:
-            raise PayloadTooDeep(
-                f"task {self.name}: the arguments contain themselves or are nested deeper than {MAX_DEPTH} levels"
-            ) from None
+            raise self._too_deep(bound, codec) from None
         except Exception as error:
             raise self._explain(bound, codec, error) from None
         return payload
@@ -215,6 +215,20 @@ class Signature:
             f"task {self.name}: the arguments take {'at least ' if least else ''}{size:,} bytes, "
             f"the limit is {limit:,}; store the data elsewhere and pass its key, or raise payload_limit"
         )
+
+    def _too_deep(self, bound: Any, codec: str) -> PayloadTooDeep:
+        """The error for the first argument that is too deep."""
+        which = "the arguments contain themselves or are"
+        for name in self._names:
+            alone = {name: getattr(bound, name)}
+            try:
+                deep = alone[name] is not UNSET and is_deep(ENCODERS[codec].encode(alone), codec, alone)
+            except Exception as error:
+                deep = isinstance(error, RecursionError)
+            if deep:
+                which = f"argument {name!r} contains itself or is"
+                break
+        return PayloadTooDeep(f"task {self.name}: {which} nested deeper than {MAX_DEPTH} levels")
 
     def _pickle(self, args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> bytes:
         try:
@@ -268,7 +282,8 @@ class Signature:
             except Exception as own:
                 if loses_nan(value, codec):
                     return self._lacks_nan(name)
-                return ArgumentError(f"task {self.name}: argument {name!r}: {self._told(own, name)}")
+                said = _SIGNALING if isinstance(own, InvalidOperation) else self._told(own, name)
+                return ArgumentError(f"task {self.name}: argument {name!r}: {said}")
         return ArgumentError(f"task {self.name}: the arguments cannot be encoded: {self._told(error)}")
 
     def _lacks_nan(self, name: str) -> ArgumentError:
@@ -295,7 +310,8 @@ class Signature:
             if wrong and loses_nan(before, codec):
                 raise self._lacks_nan(name)
             if wrong:
-                raise ArgumentError(f"task {self.name}: argument {name!r}: {wrong}; {self._remedy(name)}")
+                remedy = cure(before, after) or self._remedy(name)
+                raise ArgumentError(f"task {self.name}: argument {name!r}: {wrong}; {remedy}")
 
     def _remedy(self, name: str) -> str:
         if name in self._unresolved:
@@ -465,14 +481,16 @@ class Signature:
             except msgspec.ValidationError as error:
                 encoded = with_numbers(self._result_kind, encoded, codec, error)
                 restored = self._restore_result(encoded, codec)
-            wrong = "" if restored == value or same(value, restored) else difference(value, restored)
+            equal = restored == value and not self._looks_closer_at_result
+            wrong = "" if equal or same(value, restored) else difference(value, restored)
+            remedy = cure(value, restored) if wrong else ""
         except Exception as error:
-            wrong = without_values(error)
+            wrong, remedy = without_values(error), ""
         if wrong:
             by = f"by its return annotation {self._returns}" if self._returns else "without a return annotation"
             raise ResultError(
                 f"the result of task {self.name}, {kind_of(value)}, cannot be restored {by}: {wrong}; "
-                "annotate the task with the type that it returns"
+                + (remedy or "annotate the task with the type that it returns")
             )
         return encoded
 

@@ -1,4 +1,4 @@
-"""Values to bytes and back: what each codec carries, and how a value that came back is compared with what went."""
+"""Values to bytes and back: what each codec carries."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from types import UnionType
@@ -33,7 +31,7 @@ class Uncarried(NotImplementedError):
 def _enc_hook(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
-    if _is_pydantic(type(value)):
+    if is_pydantic(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     for kind, plain in _BASES:
         if isinstance(value, kind):
@@ -53,7 +51,7 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 """How a value of a subclass becomes one of its base, by no method that the subclass may have of its own."""
 
 
-def _base(value: Any) -> Any:
+def base(value: Any) -> Any:
     """What a value of a subclass of text, numbers or bytes travels as; any other is itself."""
     if not isinstance(value, (str, int, float, bytes, bytearray)) or isinstance(value, (bool, Enum)):
         return value
@@ -63,7 +61,7 @@ def _base(value: Any) -> Any:
 def _dec_hook(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return kind(value)
-    if _is_pydantic(kind):
+    if is_pydantic(kind):
         return kind.model_validate_json(_JSON.encode(value))
     if isinstance(kind, _ByValue):
         return kind.find(value)
@@ -72,7 +70,7 @@ def _dec_hook(kind: Any, value: Any) -> Any:
     raise Uncarried(f"an object of type {getattr(kind, '__qualname__', kind)} cannot be restored")
 
 
-def _is_pydantic(kind: Any) -> bool:
+def is_pydantic(kind: Any) -> bool:
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
@@ -327,73 +325,9 @@ def canonical(value: Any) -> Any:
         return [kind.__qualname__, *(canonical(getattr(value, name)) for name in value.__struct_fields__)]
     if dataclasses.is_dataclass(value):
         return [kind.__qualname__, *(canonical(getattr(value, field.name)) for field in dataclasses.fields(value))]
-    if _is_pydantic(kind):
+    if is_pydantic(kind):
         return [kind.__qualname__, canonical(dict(value))]
     return {} if value is msgspec.UNSET else value
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether ``b`` is ``a`` come back, a tuple and a list of the same items counting as the same."""
-    a = _base(a)
-    match a, b:
-        case (list() | tuple(), list() | tuple()):
-            if isinstance(b, list) and hasattr(a, "_fields"):
-                return False  # a named tuple has lost its names
-            return len(a) == len(b) and all(map(same, a, b))
-        case (Mapping(), Mapping()):
-            return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-        case (bytes() | bytearray() | memoryview(), bytes()):
-            return bytes(a) == b
-        case (float() | Decimal(), float() | Decimal()) if a != a:
-            return b != b
-        case (datetime(), datetime()) if a.utcoffset() is not None and b.utcoffset() is not None:
-            return a.astimezone(UTC) == b.astimezone(UTC)  # == is never true in the doubled hour of a zone
-    if type(a) is type(b):
-        if isinstance(a, msgspec.Struct):
-            return all(same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
-        if dataclasses.is_dataclass(a):
-            return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
-        if not any("__eq__" in vars(cls) for cls in type(a).__mro__[:-1]):
-            return True  # no way to compare, but restored to its own type
-    return bool(a == b)
-
-
-def difference(a: Any, b: Any, *, discreet: bool = True) -> str:
-    """What becomes of ``a``, which would arrive as ``b``, and of the part of it that is to blame; tells types only.
-
-    Args:
-        discreet: False tells the key that a mapping would lose, too.
-    """
-    part, arrived = _innermost(a, b)
-    if part is a:
-        return f"{kind_of(a)} would arrive {_arrival(a, b, discreet)}"
-    text = f"{kind_of(a)} would arrive as {kind_of(b)}, because of {kind_of(part)} in it"
-    return f"{text}, which would arrive {_arrival(part, arrived, discreet)}"
-
-
-def _arrival(a: Any, b: Any, discreet: bool) -> str:
-    if isinstance(a, Mapping) and isinstance(b, Mapping) and a.keys() > b.keys():
-        key = next(key for key in a if key not in b)
-        return f"without {'a key' if discreet else f'the key {shown(key)}'} that the annotation lacks"
-    return f"as another {kind_of(b)}" if kind_of(a) == kind_of(b) else f"as {kind_of(b)}"
-
-
-def _innermost(a: Any, b: Any) -> tuple[Any, Any]:
-    """The first parts of two values that are not the same and have no such parts themselves."""
-    pairs: Iterable[tuple[Any, Any]]
-    match a, b:
-        case (list() | tuple(), list() | tuple()):
-            pairs = zip(a, b, strict=False)
-        case (Mapping(), Mapping()):
-            pairs = [*zip(a, b, strict=False), *((a[key], b[key]) for key in a.keys() & b.keys())]
-        case _:
-            pairs = ()
-    return next((_innermost(x, y) for x, y in pairs if not same(x, y)), (a, b))
-
-
-def kind_of(value: Any) -> str:
-    shows_itself = value is None or (isinstance(value, float) and not math.isfinite(value))
-    return str(value) if shows_itself else type(value).__qualname__
 
 
 def preview(payload: object) -> str:

@@ -4,10 +4,11 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pydantic
@@ -84,6 +85,23 @@ class Secretive(pydantic.BaseModel):
     password: pydantic.SecretStr
 
 
+class Hours(pydantic.BaseModel):
+    opens: list[time]
+
+
+@dataclass
+class Stripped:
+    name: str
+
+    def __post_init__(self) -> None:
+        self.name = self.name.strip()
+
+
+STRIPPED = Stripped("")
+STRIPPED.name = " "
+PARIS = time(1, 2, tzinfo=ZoneInfo("Europe/Paris"))
+ODD = timezone(timedelta(seconds=3601))
+
 REFUSED: list[tuple[Any, Any, str]] = [
     (Any, AWARE, "datetime would arrive as str; annotate the parameter with the type you pass"),
     (Any, date(2030, 1, 2), "date would arrive as str"),
@@ -122,7 +140,22 @@ REFUSED: list[tuple[Any, Any, str]] = [
         "because of dict in it, which would arrive without the key 'more' that",
     ),
     (Base, Derived(x=1, y=2), "Derived would arrive as Base"),
-    (Secretive, Secretive(password=pydantic.SecretStr("x")), "Secretive would arrive as another Secretive"),
+    (Secretive, Secretive(password=pydantic.SecretStr("x")), "because of SecretStr in its field 'password', which"),
+    (Stripped, STRIPPED, "which would arrive as another str; let the field 'name' survive being encoded and decoded"),
+    (Page[Any], Page([{"a": ID}]), "UUID in its field 'items', which would arrive as str; annotate the field 'items'"),
+    (time, PARIS, "time would arrive without its time zone; pass a datetime, or the name of the zone as well"),
+    (list[time | None], [None, PARIS], "because of time in it, which would arrive without its time zone; pass a"),
+    (dict[str, tuple[time, ...]], {"a": (PARIS,)}, "because of time in it, which would arrive without its time zone;"),
+    (set[time], {PARIS}, "because of time in it, which would arrive without its time zone;"),
+    (Page[time], Page([PARIS]), "because of time in its field 'items', which would arrive without its time zone;"),
+    (Hours, Hours(opens=[PARIS]), "because of time in its field 'opens', which would arrive without its time zone;"),
+    (time, time(1, tzinfo=ODD), "time would arrive without the seconds of its UTC offset; pass it in UTC"),
+    (
+        datetime,
+        AWARE.replace(tzinfo=ODD),
+        "would arrive without the seconds of its UTC offset; pass it in UTC",
+    ),
+    (Decimal, Decimal("sNaN"), "a Decimal that is a signaling NaN (sNaN) cannot be compared; pass NaN or None"),
     (Annotated[int, msgspec.Meta(ge=0)], -1, "Expected `int` >= 0"),
     (str | Path, Path("a"), "PosixPath would arrive as str"),
     (User | int, "x", "argument 'value'"),
@@ -244,7 +277,7 @@ def test_arguments_may_be_nested_to_a_limit(wrap: Callable[[Any], Any], codec: s
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_very_deep_arguments_are_refused(depth: int, codec: str) -> None:
-    with pytest.raises(JobRejected, match=r"contain themselves or are nested deeper"):
+    with pytest.raises(JobRejected, match=r"argument 'value' contains itself or is nested deeper"):
         one(Any, nested(depth), codec)
 
 
@@ -261,7 +294,7 @@ def test_wide_arguments_are_no_depth() -> None:
 def test_what_contains_itself_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    with pytest.raises(JobRejected, match="contain themselves"):
+    with pytest.raises(JobRejected, match="argument 'value' contains itself"):
         one(Any, loop)
 
 

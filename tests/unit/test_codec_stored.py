@@ -1,9 +1,10 @@
 """What comes out of the store: payloads that no producer of the task made, and results."""
 
 import math
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -130,6 +131,7 @@ def test_a_result_that_cannot_be_stored_is_refused(value: Any, why: str) -> None
         (Any, date(2026, 1, 1), "date, cannot be restored by its return annotation .*Any: date would arrive as str; "),
         (Any, b"x", "bytes, cannot be restored by its return annotation .*Any: bytes would arrive as str; annotate"),
         (Any, {1: 2}, "dict, .*: dict would arrive as dict, because of int in it, which would arrive as str; annotate"),
+        (time, time(1, tzinfo=ZoneInfo("Europe/Paris")), "time, .*: time would arrive without its time zone; pass a"),
         (Any, Path("x"), "PosixPath, .* would arrive as str; annotate the task with the type that it returns"),
     ],
     ids=str,
