@@ -54,6 +54,10 @@ H = TypeVar("H", contravariant=True)
 
 
 # What ``map`` asks of a task, for type checkers: that it takes so many arguments. One that has defaults fits several.
+class _Takes0(Protocol[R]):
+    def delay(self, /) -> JobHandle[R]: ...
+
+
 class _Takes1(Protocol[A, R]):
     def delay(self, a: A, /) -> JobHandle[R]: ...
 
@@ -124,6 +128,8 @@ class Call(Generic[P, R]):
         return self._build(args, kwargs)
 
     @overload
+    def map(self: _Takes0[R], calls: Iterable[tuple[()]]) -> list[JobHandle[R]]: ...
+    @overload
     def map(self: _Takes1[A, R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
     @overload
     def map(self: _Takes2[A, B, R], calls: Iterable[tuple[A, B]]) -> list[JobHandle[R]]: ...
@@ -169,6 +175,8 @@ class Call(Generic[P, R]):
             self._app.producer.submit_each(batches, stored)
         return handles
 
+    @overload
+    async def amap(self: _Takes0[R], calls: Iterable[tuple[()]]) -> list[JobHandle[R]]: ...
     @overload
     async def amap(self: _Takes1[A, R], calls: Iterable[tuple[A]]) -> list[JobHandle[R]]: ...
     @overload

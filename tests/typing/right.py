@@ -74,6 +74,13 @@ async def map_takes_tuples_of_the_arguments() -> None:
     assert_type(total.map([(1.5,)]), list[JobHandle[float]])
 
 
+async def map_takes_empty_tuples_where_no_argument_is_needed() -> None:
+    assert_type(nothing.map([() for _ in range(3)]), list[JobHandle[None]])
+    assert_type(nothing.map([(), ()]), list[JobHandle[None]])
+    assert_type(await nothing.amap([()]), list[JobHandle[None]])
+    assert_type(total.map([()]), list[JobHandle[float]])
+
+
 def map_takes_long_tuples() -> None:
     assert_type(ship.map([(1, "Ann", "Elm St", "Ulm", 0.5)]), list[JobHandle[str]])
     assert_type(ship.map([(1, "Ann", "Elm St", "Ulm", 0.5, True)]), list[JobHandle[str]])

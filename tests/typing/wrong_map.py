@@ -1,11 +1,14 @@
 """Wrong calls of ``map``; each line marked ``# wrong`` must be rejected, no other."""
 
-from tests.typing.tasks import add, fetch, greet, matrix, rank, ship
+from tests.typing.tasks import add, fetch, greet, matrix, nothing, rank, ship
 
 add.map([(1, 2), (3, 4)])
 add.map([(1, "2")])  # wrong: type
 add.map([(1,)])  # wrong: one is missing
 add.map([(1, 2, 3)])  # wrong: one too many
+add.map([()])  # wrong: both are missing
+rank.map([()])  # wrong: one is missing
+nothing.map([(1,)])  # wrong: one too many
 add.map([1, 2])  # wrong: no tuples
 add.map((str(i), i) for i in range(3))  # wrong: type
 greet.map([(1,)])  # wrong: type
