@@ -317,8 +317,10 @@ class Context:
         return self.attempt - 1
 
     def retry(self, exc: BaseException | None = None, countdown: Duration | None = None, **_: Any) -> None:
-        """Raises ``Retry``, as Celery's ``self.retry`` does."""
-        raise Retry(countdown, str(exc) if exc else "") from exc
+        """Raises ``Retry``, as Celery's ``self.retry`` does; after the last attempt ``exc`` is the job's error."""
+        asked = Retry(countdown, str(exc) if exc else "")
+        asked.exc = exc
+        raise asked from exc
 
 
 def _finite(number: float, otherwise: F) -> float | F:

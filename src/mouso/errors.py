@@ -188,7 +188,12 @@ class Retry(JobControl):
     Args:
         delay: Seconds, a timedelta or text such as ``"10m"``; None for the task's back-off.
         reason: Kept with the attempt.
+
+    Attributes:
+        exc: The error to record instead if this was the last attempt; see ``Context.retry``.
     """
+
+    exc: BaseException | None = None
 
     def __init__(self, delay: float | str | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason or "retry requested")

@@ -140,6 +140,40 @@ def test_why_it_is_dead(bench: Bench, task: str, runs: int, reason: str) -> None
     assert reason in str(caught.value)
 
 
+def test_the_error_that_retry_was_given_is_the_last_ones(bench: Bench) -> None:
+    jobs = bench.app(
+        """
+        @app.task(bind=True, attempts=2)
+        def celerys(self) -> None:
+            try:
+                raise OSError("no network")
+            except OSError as error:
+                raise self.retry(exc=error, countdown=0)
+
+        @app.task(attempts=1)
+        def own() -> None:
+            try:
+                raise OSError("no network")
+            except OSError as error:
+                raise Retry(0, "not yet") from error
+        """
+    )
+    bench.worker()
+    celerys, own = jobs.celerys.delay(), jobs.own.delay()
+    for handle in (celerys, own):
+        with pytest.raises(JobFailed):
+            handle.get(timeout=WAIT)
+    first, last = celerys.record.errors
+    assert [(e.type, e.message) for e in (first, last)] == [
+        ("mouso.errors.Retry", "no network"),
+        ("OSError", "no network"),
+    ]
+    assert last.reason == "attempts"
+    assert "OSError: no network" in last.traceback
+    assert "mouso.errors.Retry: no network" in last.traceback
+    assert [(e.type, e.message) for e in own.record.errors] == [("mouso.errors.Retry", "not yet")]
+
+
 def test_one_job_overrides_the_policy_of_its_task(bench: Bench) -> None:
     jobs = bench.app(
         """

@@ -419,9 +419,11 @@ class Executor:
             error, decision = broken, Decision(None, "discarded")
         if isinstance(error, ResultError):
             decision = Decision(None, "bad_result")
-        return failure(
-            run.lease, decision, describe(error, attempt, decision.reason or ("timeout" if timed_out else ""))
-        )
+        info = describe(error, attempt, decision.reason or ("timeout" if timed_out else ""))
+        if decision.delay is None and isinstance(error, Retry) and error.exc is not None:
+            last = describe(error.exc, attempt, "")
+            info = msgspec.structs.replace(info, type=last.type, message=last.message)
+        return failure(run.lease, decision, info)
 
 
 def _cpu(run: Run, now: float) -> float | None:
