@@ -130,7 +130,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         backoff: ``(base seconds, factor, cap seconds, jitter 0..1)``, see ``retry.Backoff``.
         retry_on: Qualified names of exception classes; matched against the raised class and its bases, never imported.
         discard_on: Likewise.
-        keep_result: False stores no result; seconds keep it that long; True keeps it for the app's retention.
+        keep_result: False stores no result; seconds keep the completed job with its result that long; True keeps both
+            for the app's retention.
         headers: Text passed through to the task, at most 16 KiB in all.
     """
 
@@ -242,7 +243,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
         charge: The counter that goes up by one.
         delay: ms until it is due, for ``retryable`` and ``scheduled``.
         result: Encoded return value, or None for None or when it is not kept.
-        keep: ms to keep the result; None for the app's retention.
+        keep: ms to keep the job with its result; None for the app's retention.
         run_seconds: Time from start to end of the run.
         reason: For ``dead``, ``cancelled`` and ``expired``.
         error: The failed attempt, when there is one.

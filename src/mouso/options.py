@@ -41,12 +41,13 @@ class Options(TypedDict, total=False):
         unique: A key that one job at most may hold, or True for one made of the task and its arguments.
         unique_scope: How long it is held: ``"queued"`` until the job starts, ``"live"`` (default) until it is final,
             or a duration from the enqueue.
-        id: The job's id; the same id again is the same job.
+        id: The job's id; the same id again is the same job, as long as that is kept.
         timeout: Per attempt; None for no limit.
         attempts: Runs in all, so 1 means no retry; default 10.
         backoff: ``exponential(...)``, ``constant(...)``, or, for tasks, ``f(exception, attempt) -> seconds | None``.
         retry_on, discard_on: Exception classes; retry these only, never retry those.
-        keep_result: False stores none, a duration keeps it that long; default True, as long as the app says.
+        keep_result: A duration keeps the completed job with its result that long, and deletes it then, so that its id
+            names a new one; False keeps the job without its result; default True, both as long as the app says.
         headers: Text for the task's ``ctx.headers``.
         codec: ``"json"`` (default), ``"msgpack"``, or, with ``Mouso(allow_pickle=True)``, ``"pickle"``.
         isolated: For tasks: each run has a process of its own; the following hold for it.
