@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import sqlite3
@@ -16,7 +17,7 @@ from typing import IO, Any
 import pytest
 
 from mouso.brokers.base import Update
-from mouso.job import JobState, Progress
+from mouso.job import JobState, Progress, new_id
 from tests.support import wait_until
 from tests.unit.cli_kit import WORKER, Shop, opened
 
@@ -246,6 +247,21 @@ def test_a_terminal_gets_colours_and_no_empty_columns(shop: Shop) -> None:
 def test_ids_are_whole(shop: Shop, columns: int) -> None:
     (id_,) = shop.enqueue()
     assert id_ in on_terminal("jobs", columns=columns)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("args", [("jobs",), ("dead",), ("workers",), ("queues",)])
+def test_no_title_is_broken(shop: Shop, args: tuple[str, ...], columns: int) -> None:
+    shop.bury(id_ := new_id(), message="the mail server did not answer")
+    shop.join(name="worker-1", host="host.example", queues=("mail", "default"))
+    text = on_terminal(*args, columns=columns, NO_COLOR="1")
+    words = re.sub(r"\x1b\[[0-9;]*m", "", text).split()
+    titles = {word for word in words if word.isupper() and word.isalpha()}
+    known = {"ID", "TASK", "QUEUE", "STATE", "FAILED", "ENQUEUED", "RAN", "REMARK", "DIED", "REASON", "ERROR", "OLDEST"}
+    known |= {"NAME", "HOST", "PID", "RUNNING", "QUEUES", "STARTED", "SEEN", "VERSION"}
+    assert titles
+    assert titles <= known | {state.value.upper() for state in JobState}
+    assert args[0] != "dead" or id_ in words
 
 
 @pytest.mark.parametrize("columns", ["", "0", "-1", "abc", "²", "9" * 30, "9" * 5000])

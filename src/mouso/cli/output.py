@@ -34,8 +34,8 @@ STATE_STYLES: Mapping[str, str] = {
 
 _NARROW = 40
 """Fewer columns than this hold no table; the terminal may wrap plain lines."""
-_LEAST_CUT = 24
-"""So much of a column that may be cut is worth more than a column that is spare."""
+_LEAST = 24
+"""So much of a column that may be cut or folded is worth more than a column that is spare."""
 _WIDEST = 300
 """No name is as long; or one cell of what another program has written would make each row as long as itself."""
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -45,7 +45,8 @@ class Column(NamedTuple):
     """A column of a table: ``right`` aligns numbers, ``whole`` is never folded, ``styles`` colours known texts.
 
     A terminal does not show a column that is empty throughout. Where it is too narrow, it leaves out those that are
-    ``spare``, the last first, and ends those that are ``cut`` with an ellipsis instead of folding them.
+    ``spare``, the last first, and ends those that are ``cut`` with an ellipsis instead of folding them; where not even
+    the titles have room, each row becomes lines of its own.
     """
 
     title: str
@@ -109,13 +110,20 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
     console = Console(highlight=False)
     shown = _fitting(columns, rows, console.width)
+    everything = columns, rows
     columns, rows = [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]
+    widest = _widest(columns, rows)
+    rigid = [column.whole or wide <= len(column.title) for column, wide in zip(columns, widest, strict=True)]
+    least = (wide if stays else len(c.title) for c, wide, stays in zip(columns, widest, rigid, strict=True))
+    if sum(least) + len(columns) - 1 > console.width:
+        _write_records(*everything)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    for column in columns:
+    for column, stays in zip(columns, rigid, strict=True):
         table.add_column(
             Text(column.title),
             justify="right" if column.right else "left",
-            no_wrap=column.whole,
+            no_wrap=stays,
             overflow="ellipsis" if column.whole else "fold",
         )
     for row in rows:
@@ -128,16 +136,27 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     console.print(table)
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Which columns a terminal of a width shows."""
+def _write_records(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A row in as many lines as it has cells, where a terminal is too narrow for the titles side by side."""
+    for number, row in enumerate(rows):
+        if number:
+            say()
+        write_fields((column.title, cell) for column, cell in zip(columns, row, strict=True))
+
+
+def _widest(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How many columns of a terminal each column takes that is neither folded nor cut, its title included."""
     from rich.cells import cell_len
 
+    return [max(len(column.title), *(cell_len(row[i]) for row in rows)) for i, column in enumerate(columns)]
+
+
+def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns a terminal of a width shows."""
     widths = {}
-    for i, column in enumerate(columns):
-        widest = max(cell_len(row[i]) for row in rows)
-        if widest:
-            widest = max(widest, len(column.title))
-            widths[i] = 1 + (min(widest, _LEAST_CUT) if column.cut else widest)
+    for i, widest in enumerate(_widest(columns, rows)):
+        if any(row[i] for row in rows):
+            widths[i] = 1 + (widest if columns[i].whole else min(widest, _LEAST))
     for i in sorted(widths, reverse=True):
         if columns[i].spare and sum(widths.values()) - 1 > width:
             del widths[i]

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _JOBS = (
     Column("ID", whole=True),
     Column("TASK"),
-    Column("QUEUE"),
+    Column("QUEUE", spare=True),
     Column("STATE", whole=True, styles=STATE_STYLES),
-    Column("FAILED", right=True),
+    Column("FAILED", right=True, spare=True),
     Column("ENQUEUED", right=True, whole=True),
-    Column("RAN", right=True, whole=True),
+    Column("RAN", right=True, whole=True, spare=True),
     Column("REMARK"),
 )
 
