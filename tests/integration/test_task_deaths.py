@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
@@ -42,6 +43,25 @@ def test_a_job_under_which_the_process_dies_is_poison_the_third_time(bench: Benc
     assert all(words in error.message for error in record.errors)
     assert [error.reason for error in record.errors] == ["crash", "crash", "poison"]
     still_sound(jobs)
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+@pytest.mark.parametrize("code", [70, 75, 76, 77])
+def test_the_exit_codes_of_mousos_own_processes_excuse_no_job(bench: Bench, code: int, preload: Sequence[str]) -> None:
+    """A job may end its process with those of a child that is broken, was fenced or has lost its store, too."""
+    end = f"os._exit({code})"
+    isolated = f"@app.task(isolated=True)\ndef isolated() -> None:\n    note('start')\n    {end}\n"
+    jobs = bench.app(one_of_each(f"note('start')\n{end}") + isolated)
+    worker = bench.worker(*preload)
+    worker.quiet = False
+    handles = [jobs.plain.delay(), jobs.coroutine.delay(), jobs.isolated.delay()]
+    others = jobs.sound.map([(n,) for n in range(20)])
+    records = bench.wait_final([*handles, *others])
+    assert [(r.state, r.reason, r.attempts, r.crashes) for r in records[:3]] == [("dead", "poison", 0, 3)] * 3
+    assert {(r.state, r.attempts, r.crashes) for r in records[3:]} == {("completed", 0, 0)}
+    starts = Counter(line.job for line in bench.history("start"))
+    assert all(3 <= starts[handle.id] <= 4 for handle in handles), "the first time, another one may have been to blame"
+    assert worker.log.count(f"died (exit code {code}") >= 9
 
 
 def test_poison_among_others_charges_nobody_else(bench: Bench) -> None:

@@ -9,7 +9,8 @@ can be relieved of what it has not started: it notes a start first and looks at 
 way round, so one of them sees the other.
 
 The second word is the instant up to which the worker's lease holds for the child, on the steady clock, in ms: so its
-jobs stop in time also when the supervisor is stopped and can tell it nothing.
+jobs stop in time also when the supervisor is stopped and can tell it nothing. If they do not, the child notes that in
+the third word, and ends: its exit code alone proves nothing, as a job may end the process with any.
 
 Behind the rows stands the thread of each slot, and behind that is room for stacks: the child's ``faulthandler`` writes
 them there, from a signal handler that needs no interpreter, and the supervisor reads them.
@@ -25,7 +26,7 @@ import time
 import zlib
 from typing import NamedTuple
 
-_HEAD = struct.Struct("<QQ")
+_HEAD = struct.Struct("<QQQ")
 _WORD = struct.Struct("<Q")
 _ROW = struct.Struct("<QQQQ")
 _JOB = struct.Struct("<Q")
@@ -92,7 +93,16 @@ class Board:
 
     @lease.setter
     def lease(self, until: int) -> None:
-        self._memory[_WORD.size : _HEAD.size] = _WORD.pack(until)
+        self._memory[_WORD.size : 2 * _WORD.size] = _WORD.pack(until)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the child has ended itself because the lease had ended and its jobs had not."""
+        return bool(_WORD.unpack_from(self._memory, 2 * _WORD.size)[0])
+
+    def fence(self) -> None:
+        """Notes that the child is about to end itself because the lease has ended and its jobs have not."""
+        self._memory[2 * _WORD.size : _HEAD.size] = _WORD.pack(1)
 
     def start(self, slot: int, key: int | str, arrival: int, timeout: float | None) -> bool:
         """Notes that a job starts now in a slot; returns False if it may not be started any more.

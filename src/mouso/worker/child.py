@@ -53,7 +53,8 @@ _READ = 64 << 10
 """Bytes: the kernel maps fresh memory for a buffer of 1 MiB at every read, 27 µs against 4."""
 _ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
-_BROKEN = 70
+_BROKEN, _FENCED = 70, 76
+"""Exit codes. They prove nothing to the supervisor: a job may end the process with them."""
 _LEASE_LOOK = 0.4
 _LEASE_GRACE = 1.5
 _COARSE = 1.0
@@ -172,7 +173,8 @@ class Child:
             log.error("the lease of this worker was not renewed: child %d stops its jobs", os.getpid())
             pool.stop(None, "fenced")
         elif now > until + _LEASE_GRACE * 1000:
-            os._exit(frames.EXIT_FENCED)
+            self._board.fence()
+            os._exit(_FENCED)
 
     def _handle(self, message: frames.ToChild, pool: Pool) -> bool:
         match message:

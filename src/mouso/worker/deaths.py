@@ -24,7 +24,7 @@ from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.observe.logs import about
 from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
-from mouso.worker.frames import EXIT_FENCED, TaskInfo
+from mouso.worker.frames import TaskInfo
 from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import of_programs, oom_kills, resident
 from mouso.worker.outcomes import failure, release
@@ -68,7 +68,7 @@ class Coroner:
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
         running = {lease.key for lease in child.running()} or {lease.key for lease in child.unreported()}
-        spared = child.killed or (child.exit is not None and child.exit.code == EXIT_FENCED)
+        spared = child.killed or child.board.fenced
         outcomes, suspects = [], []
         for lease in child.leases.values():
             verdict = child.verdicts.get(lease.key) or self._spent(child, lease, ran=lease.key in running)

@@ -19,8 +19,6 @@ from mouso.isolation import Limits
 from mouso.job import Lease, Outcome
 from mouso.retry import Backoff
 
-EXIT_FENCED = 76
-"""With which a child ends whose jobs do not stop though the worker's lease is about to end."""
 MAX_FRAME = 256 << 20
 _PORTION = 32 << 20
 _LENGTH = struct.Struct(">I")
