@@ -109,6 +109,38 @@ def test_a_supervisor_without_memory_goes_on_when_there_is_some_again(bench: Ben
     assert worker.log.count("supervisor has no memory") <= 1, "one line, not one for each try"
 
 
+def test_a_child_without_memory_says_so_in_one_line_and_charges_nobody(bench: Bench) -> None:
+    jobs = bench.app(
+        NOOP
+        + SOUND
+        + """
+app.payload_limit = 64 << 20
+
+@app.task
+def waits() -> None:
+    note("waits")
+    while not Path("enough").exists():
+        time.sleep(0.01)
+"""
+    )
+    worker = bench.worker()
+    innocent = jobs.waits.delay()
+    bench.wait_for("waits")
+    (child,) = worker.children()
+    limit_memory(child, 256 << 10)
+    large = jobs.noop.delay("x" * (40 << 20))
+    wait_until(lambda: f"child {child} has no memory left and ends" in worker.log, timeout=WAIT)
+
+    bench.wait_for("waits", 2)
+    (bench.folder / "enough").touch()
+    records = bench.wait_final([innocent, large])
+    assert {(r.state, r.attempts, r.crashes) for r in records} == {("completed", 0, 0)}
+    assert f"child {child} died (exit code 71, " in worker.log
+    still_sound(jobs)
+    assert worker.stop() == 0
+    assert "Traceback" not in worker.log
+
+
 def limit_memory(pid: int, more: int | None) -> None:
     """Lets a process have so many bytes more than it has; None for all."""
     size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -46,9 +46,9 @@ def test_a_job_under_which_the_process_dies_is_poison_the_third_time(bench: Benc
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
-@pytest.mark.parametrize("code", [70, 75, 76, 77])
+@pytest.mark.parametrize("code", [70, 71, 75, 76, 77])
 def test_the_exit_codes_of_mousos_own_processes_excuse_no_job(bench: Bench, code: int, preload: Sequence[str]) -> None:
-    """A job may end its process with those of a child that is broken, was fenced or has lost its store, too."""
+    """A job may end its process with that of a child that is broken, starved, was fenced or has lost its store, too."""
     end = f"os._exit({code})"
     isolated = f"@app.task(isolated=True)\ndef isolated() -> None:\n    note('start')\n    {end}\n"
     jobs = bench.app(one_of_each(f"note('start')\n{end}") + isolated)

@@ -42,6 +42,17 @@ def test_a_child_that_cannot_be_heard_ends_and_its_jobs_are_released(
     assert child.killed
 
 
+def test_so_does_one_whose_socket_ended_for_want_of_memory(child: ChildProcess) -> None:
+    """asyncio ends it when there is none for what was just read, or waits to be written."""
+
+    async def lose() -> None:
+        child.connection_lost(MemoryError())
+
+    child.assign([lease(1)])
+    asyncio.run(lose())
+    assert child.killed
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_outcomes_are_stored_all_the_same(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the exchange nothing has happened; after it, what was claimed is not held, and the store is asked."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -26,6 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -55,6 +57,7 @@ _ORPHAN_GRACE = 0.5
 _LAST_EVENTS = 0.5
 _BROKEN, _FENCED = 70, 76
 """Exit codes. They prove nothing to the supervisor: a job may end the process with them."""
+_NO_MEMORY = (errno.ENOMEM, errno.ENOBUFS)
 _LEASE_LOOK = 0.4
 _LEASE_GRACE = 1.5
 _COARSE = 1.0
@@ -77,6 +80,7 @@ class Child:
         self._grace = grace
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
+        self._sending = threading.Lock()
         self._sleeping = False
         self._fenced = False
         self._ended: Callable[[], object] = lambda: None
@@ -119,10 +123,15 @@ class Child:
         loop.stop()
 
     def _send(self, message: frames.ToSupervisor) -> None:
-        try:
-            frames.send(self._sock, message)
-        except OSError as error:  # the supervisor is gone; the reader sees it too
-            end_if_closed(error)
+        with self._sending:  # a large frame takes several system calls, and another thread's would get in between
+            try:
+                frames.send(self._sock, message)
+            except OSError as error:  # the supervisor is gone; the reader sees it too
+                end_if_closed(error)
+                if error.errno in _NO_MEMORY:
+                    _end(error)
+            except BaseException as error:  # part of it may be sent, and what follows would be taken for the rest
+                _end(error)
 
     def _kick(self) -> None:
         if self._sleeping:
@@ -239,14 +248,24 @@ def _end_with_broken_thread(hook: Callable[[threading.ExceptHookArgs], object]) 
         if details.thread is None or not details.thread.name.startswith("mouso-"):
             hook(details)
             return
-        info = (details.exc_type, details.exc_value or details.exc_type(), details.exc_traceback)
-        end_if_closed(info[1])
-        try:
-            log.critical("child %d is broken and ends", os.getpid(), exc_info=info)
-        finally:
-            os._exit(_BROKEN)
+        _end(details.exc_value or details.exc_type())
 
     threading.excepthook = ended
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Ends this process, which can go on no more."""
+    end_if_closed(error)
+    starved = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _NO_MEMORY)
+    try:
+        if starved:
+            logging.raiseExceptions = False  # it is in vain to tell, with a traceback, that this cannot be told
+            what = "what ran in it is tried again; give the worker more, or run fewer jobs at once (--concurrency)"
+            log.critical("child %d has no memory left and ends: %s", os.getpid(), what)
+        else:
+            log.critical("child %d is broken and ends", os.getpid(), exc_info=error)
+    finally:
+        os._exit(frames.EXIT_STARVED if starved else _BROKEN)
 
 
 def fine_loop() -> asyncio.AbstractEventLoop:
@@ -344,9 +363,7 @@ def serve(
             frames.send(sock, frames.Failed(str(error), passing=not isinstance(error, ConfigError)))
         return 2
     except BaseException as error:  # a job stopped the loop
-        end_if_closed(error)
-        log.exception("child %d is broken and ends", os.getpid())
-        os._exit(_BROKEN)
+        _end(error)
     with contextlib.suppress(RuntimeError):  # jobs have left no thread to wait for those of the loop with
         runner.close()
     app.close()

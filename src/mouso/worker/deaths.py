@@ -24,7 +24,7 @@ from mouso.job import MAX_CRASHES, Charge, JobOptions, JobState, Lease, Outcome
 from mouso.observe.logs import about
 from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
-from mouso.worker.frames import TaskInfo
+from mouso.worker.frames import EXIT_STARVED, TaskInfo
 from mouso.worker.launch import Exit, describe
 from mouso.worker.memory import of_programs, oom_kills, resident
 from mouso.worker.outcomes import failure, release
@@ -83,8 +83,9 @@ class Coroner:
             how = self.describe(child.exit or Exit(None))
             what = f"job {suspects[0].id} ({suspects[0].task})" if len(suspects) == 1 else f"{len(suspects)} jobs"
             log.error("child %d died (%s) while %s ran", child.pid, how, what)
-            # A job that has closed descriptors may have ended before another one, that is innocent, finds out.
-            doubtful = child.exit is not None and child.exit.code == EXIT_LOST and not child.spare
+            # A job that has closed descriptors, or left no memory, may have ended before an innocent one finds out. It
+            # is charged when it runs alone: a job may end its process with any exit code.
+            doubtful = child.exit is not None and child.exit.code in (EXIT_LOST, EXIT_STARVED) and not child.spare
             if len(suspects) == 1 and not doubtful:
                 outcomes.append(crash(suspects[0], how))
             elif draining:

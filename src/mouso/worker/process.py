@@ -175,14 +175,20 @@ class ChildProcess(asyncio.BufferedProtocol):
                 self.end_as_broken("it began a message that does not end")
         except (frames.Nonsense, msgspec.MsgspecError) as error:
             self.end_as_broken(f"it sent what is no message ({one_line(error)})")
-        except MemoryError:  # part of what it said is lost
-            self._broken = True
-            self.kill()
-            log.error("child %d is killed: there is no memory to read what it sends; its jobs are released", self.pid)
+        except MemoryError:
+            self._end_unheard()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _end_unheard(self) -> None:
+        """Ends it, as part of what it said is lost."""
+        self._broken = True
+        self.kill()
+        log.error("child %d is killed: there is no memory to read what it sends; its jobs are released", self.pid)
+
+    def connection_lost(self, error: BaseException | None) -> None:
         self._transport = None
         self._lost.set()
+        if isinstance(error, MemoryError) and not self.killed:
+            self._end_unheard()
         if self.exit is None:
             asyncio.get_running_loop().call_later(_SPEECHLESS, self.end_as_broken, "it closed its socket and lives on")
 
