@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mouso.clock import SYSTEM
 from mouso.worker import deaths, memory
 from mouso.worker.launch import Exit
 
@@ -61,7 +62,33 @@ def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize("where", ["memory.events of its cgroup", "memory.oom_control of its cgroup", "/proc/vmstat"])
 def test_a_death_for_want_of_memory_names_the_file_that_told_of_it(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     counts = iter([(1, where), (2, where), (2, where)])
-    monkeypatch.setattr(deaths, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(memory, "oom_kills", lambda: next(counts))
     coroner = deaths.Coroner()
     assert coroner.describe(Exit(-signal.SIGKILL)).endswith(f"; the kernel killed for want of memory (see {where})")
     assert "want of memory" not in coroner.describe(Exit(-signal.SIGKILL))
+
+
+def hints(monkeypatch: pytest.MonkeyPatch, deaths_seen: list[tuple[float, int, int]]) -> list[bool]:
+    """Whether each death is told to be for want of memory, given when it is seen, with which code, and after how many
+    kills of the kernel in all; there were five before the first."""
+    counts = iter([(kills, "/proc/vmstat") for kills in (5, *(kills for *_, kills in deaths_seen))])
+    times = iter([at for at, *_ in deaths_seen])
+    monkeypatch.setattr(memory, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(SYSTEM, "monotonic", lambda: next(times))
+    coroner = deaths.Coroner()
+    return ["want of memory" in coroner.describe(Exit(code)) for _, code, _ in deaths_seen]
+
+
+def test_each_of_several_that_the_kernel_killed_at_once_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [(1.0, -9, 8), (1.0, -9, 8), (1.1, -9, 8), (1.2, -9, 8), (1.3, -9, 9)]
+    assert hints(monkeypatch, seen) == [True, True, True, False, True]
+
+
+def test_one_that_ended_otherwise_takes_no_kill_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [(1.0, 1, 6), (1.0, -11, 6), (1.1, -9, 6), (1.2, -9, 6)]
+    assert hints(monkeypatch, seen) == [False, False, True, False]
+
+
+def test_a_kill_that_no_death_has_explained_explains_none_much_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a program that a job had started."""
+    assert hints(monkeypatch, [(1.0, -9, 7), (60.0, -9, 7), (61.0, -9, 8)]) == [True, False, True]

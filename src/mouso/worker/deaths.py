@@ -26,7 +26,7 @@ from mouso.retry import Backoff, Decision
 from mouso.worker.board import number
 from mouso.worker.frames import EXIT_STARVED, TaskInfo
 from mouso.worker.launch import Exit, describe
-from mouso.worker.memory import of_programs, oom_kills, resident
+from mouso.worker.memory import OomKills, of_programs, resident
 from mouso.worker.outcomes import failure, release
 from mouso.worker.process import ChildProcess
 from mouso.worker.tripwire import ENDED_BY
@@ -63,7 +63,7 @@ class Coroner:
         self.tasks: dict[str, TaskInfo] = {}
         self.usual = RunTimes()
         self.suspects: deque[Lease] = deque()
-        self._oom_kills, _ = oom_kills()
+        self._oom_kills = OomKills()
 
     def examine(self, child: ChildProcess, *, draining: bool) -> list[Outcome]:
         """Outcomes of all that a dead child held; suspects are kept for ``next_suspect`` instead."""
@@ -104,9 +104,7 @@ class Coroner:
         words = describe(found)
         if found.max_rss:
             words += f", at most {found.max_rss / (1 << 20):,.0f} MiB resident"
-        before = self._oom_kills
-        self._oom_kills, where = oom_kills()
-        if found.code == -signal.SIGKILL and self._oom_kills > before:
+        if where := self._oom_kills.explain(killed=found.code == -signal.SIGKILL):
             words += f"; the kernel killed for want of memory (see {where})"
         if found.code == -ENDED_BY:
             words += "; it closed file descriptors that it had not opened, as os.closerange() does"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from pathlib import Path
+
+from mouso.clock import SYSTEM
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _ROOT = Path("/sys/fs/cgroup")
 _MACHINE = Path("/proc/vmstat")
 
+_LATELY = 5.0
+"""Seconds within which those that the kernel killed at about the same time are seen to be dead."""
 SUPERVISOR = "supervisor"
 """The cgroup, within the worker's own, in which the supervisor and the children that jobs share are."""
 
@@ -75,6 +80,35 @@ def oom_kills() -> tuple[int, str]:
             if name == "oom_kill" and count.isdigit():
                 return int(count), where
     return 0, ""
+
+
+class OomKills:
+    """Tells which of the processes that died the kernel may have killed for want of memory: several at once, too."""
+
+    def __init__(self) -> None:
+        self._count, _ = oom_kills()
+        self._left = 0
+        self._rose = -math.inf
+
+    def explain(self, *, killed: bool) -> str:
+        """Where the kernel tells that it killed for want of memory; to be asked once for each process that died.
+
+        Args:
+            killed: Whether it died by SIGKILL.
+
+        Returns:
+            In words; empty if it was not killed, or others that died lately account for all that the kernel has killed.
+        """
+        before, now = self._count, SYSTEM.monotonic()
+        self._count, where = oom_kills()
+        if now - self._rose > _LATELY:
+            self._left = 0  # what it killed was none of those that are asked for
+        if self._count > before:
+            self._left, self._rose = self._left + self._count - before, now
+        if not (killed and self._left):
+            return ""
+        self._left -= 1
+        return where
 
 
 def _cgroup() -> tuple[Path, bool]:
