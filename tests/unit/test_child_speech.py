@@ -133,6 +133,7 @@ def test_a_supervisor_that_is_gone_ends_nothing_at_once(
 
 def test_python_does_not_complain_of_frames_that_there_is_no_memory_for() -> None:
     """Of a copy of a part of a bytearray that it has no memory for it says that it has exported buffers."""
-    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", LITTLE_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(done.stdout.split()) == {"starved", "fed"}
