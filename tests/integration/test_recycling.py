@@ -201,6 +201,26 @@ def test_a_shutdown_amid_it(bench: Bench) -> None:
     assert worker.stop(signal.SIGTERM) == 0
     counts = Counter((r.state, r.attempts, r.crashes) for r in bench.records([h.id for h in handles]))
     assert set(counts) <= {("completed", 0, 0), ("available", 0, 0)}
+    assert "ERROR" not in worker.log
+
+
+@pytest.mark.parametrize("seconds", [0.5, 60])
+def test_a_shutdown_while_a_successor_starts_is_no_failure_of_it(bench: Bench, seconds: float) -> None:
+    """It ends as soon as it has imported the app, or is killed while it does."""
+    jobs = app(
+        bench,
+        more=f"""
+if Path("successors").exists():
+    note("imports")
+    time.sleep({seconds})
+""",
+    )
+    worker = bench.worker("--max-jobs-per-child", "1", processes=1)
+    (bench.folder / "successors").touch()
+    assert jobs.short.delay(1).get(timeout=WAIT) == 1
+    bench.wait_for("imports")
+    assert worker.stop() == 0
+    assert "ERROR" not in worker.log
 
 
 def test_a_successor_that_cannot_start_replaces_nobody(bench: Bench) -> None:

@@ -67,7 +67,8 @@ class Succession:
 
     async def _succeed_now(self, child: ChildProcess) -> None:
         try:
-            if why := await self._replace(child):
+            why = await self._replace(child)
+            if why and not self._brood.draining:  # else the successor was told to end
                 log.error("child %d stays, its successor cannot start: %s", child.pid, why)
                 self._brood.brake.tighten()
                 await self._brood.brake.wait()
