@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -16,13 +17,16 @@ from mouso.brokers.base import JobFilter, Level, Retention
 from mouso.brokers.rabbitmq import names as naming
 from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
 from mouso.brokers.rabbitmq.desk import Steps
+from mouso.brokers.rabbitmq.letter import letter_of
+from mouso.brokers.rabbitmq.publisher import Parcel
+from mouso.brokers.rabbitmq.sending import until
 from mouso.brokers.rabbitmq.shelf import Shelf
-from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
+from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 from mouso.job import JobState
-from mouso.testing.conformance.kit import W1, claim, enqueue, outcome, settle
+from mouso.testing.conformance.kit import W1, claim, enqueue, make_job, outcome, settle
 from tests import leaks
 from tests.integration.harness import WAIT, Bench
-from tests.integration.rabbitmq_alone.kit import SLOW, claimed, texts
+from tests.integration.rabbitmq_alone.kit import SLOW, claimed, texts, waiting
 from tests.integration.snippets import PAUSES
 from tests.servers.rabbitmq import RabbitServer
 from tests.stalls import elapsed
@@ -115,10 +119,10 @@ def cut(broker: LoneRabbitBroker, server: RabbitServer) -> None:
 
 
 def broken(call: Callable[[], Any]) -> Any:
-    """The result, None while the connection is not back."""
+    """The result, None while the connection, or a right, is not back."""
     try:
         return call()
-    except BrokerUnavailable:
+    except (BrokerUnavailable, ConfigError):
         return None
 
 
@@ -273,6 +277,60 @@ def test_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> Non
     assert "other arguments" in worker.log
     found = jobs.app.broker.diagnose(retention=Retention()).findings
     assert any(f.level is Level.ERROR and name in f.what for f in found)
+
+
+@pytest.fixture
+def user(server: RabbitServer) -> Iterator[str]:
+    """One with all rights but that to write to queues; the password is ``secret``."""
+    name = token_hex(4)
+    server.control("add_user", name, "secret")
+    server.control("set_permissions", name, ".*", r"^mouso\..*", ".*")
+    yield name
+    server.control("delete_user", name)
+
+
+def test_who_may_not_publish_is_told_so(broker: LoneRabbitBroker, url: str, server: RabbitServer, user: str) -> None:
+    """The server refuses it for certain: nothing is stored, of one job or of many."""
+    with Mouso("refused", broker=url.replace("//", f"//{user}:secret@")) as app:
+
+        @app.task
+        def work() -> None: ...
+
+        told_so = r"publish.*'amq\.default'.*none of it was stored.*set_permissions"
+        for call in (work.delay, work.delay, lambda: work.map([{}] * 100)):
+            with pytest.raises(ConfigError, match=told_so) as told:
+                call()
+            assert "secret" not in str(told.value)
+        assert waiting(broker) == 0
+        server.control("set_permissions", user, ".*", ".*", ".*")
+        wait_until(lambda: broken(work.delay), message="the right is there")
+        assert waiting(broker) == 1
+
+
+def test_an_exchange_that_is_missing(broker: LoneRabbitBroker, server: RabbitServer) -> None:
+    """Certain is the last message to it, and what comes behind: the one before may have come in time."""
+    sending, later = broker._sending, [replace(make_job(id), delay=1000) for id in "abcd"]
+    broker.enqueue(later[:1])
+    first, second = ([message] for message in sending.messages([letter_of(job, 0) for job in later[1:3]], until(5)))
+    behind = sending.messages([letter_of(replace(later[3], delay=0), 0)], until(5))
+    with closing(server.client()) as client:
+        client.channel().exchange_delete(sending.names.rung(0))
+    parcels: list[Parcel] = []
+    publisher = sending.publisher
+    publisher.link.soon(lambda: parcels.extend(map(publisher.post, (first, second, behind))))
+    wait_until(lambda: parcels and all(parcel.done.is_set() for parcel in parcels))
+    assert [type(parcel.error) for parcel in parcels] == [OutcomeUnknown, BrokerUnavailable, BrokerUnavailable]
+    broker.enqueue(later[3:])
+
+
+def test_an_exchange_that_was_deleted_is_made_again(broker: LoneRabbitBroker, server: RabbitServer) -> None:
+    """By who enqueues: nothing was stored, so it is done a second time."""
+    job = replace(make_job("a"), delay=1000)
+    broker.enqueue([job])
+    with closing(server.client()) as client:
+        client.channel().exchange_delete(broker._sending.names.rung(0))
+    broker.enqueue([replace(job, id="b")])
+    assert {lease.id for lease in claimed(broker, 2)} == {"a", "b"}
 
 
 def test_a_channel_that_the_server_closes_is_opened_again(broker: LoneRabbitBroker) -> None:

@@ -1,8 +1,14 @@
-"""Publishing with confirms: what is handed over is stored when the call returns."""
+"""Publishing with confirms: what is handed over is stored when the call returns.
+
+A server that refuses a message closes the channel, and says which exchange it was for, not which message. What it has
+taken before and not confirmed may be stored; what comes after is not. So of each exchange the first message on a
+channel is sent alone: if it is refused, it is certain that nothing was stored.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,10 +22,14 @@ from mouso.brokers.rabbitmq import frames
 from mouso.brokers.rabbitmq.desk import NOT_FOUND, Desk
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerUnavailable, OutcomeUnknown
+from mouso.errors import BrokerUnavailable, ConfigError, MousoError, OutcomeUnknown
 
 _LOOK = 0.02
 """Seconds between two looks at whether RabbitMQ holds it up."""
+_ACCESS = 403
+_EXCHANGE = re.compile("exchange '([^']*)'")
+_DEFAULT = "amq.default"
+"""What the server calls the exchange without a name."""
 
 log = logging.getLogger("mouso.brokers.rabbitmq")
 
@@ -30,14 +40,17 @@ class Parcel:
     Attributes:
         done: Set when the server has stored all of them, or nothing more will be heard of them.
         returned: The ids of those that no queue took.
-        error: Why it is not known of all that they are stored.
+        error: Why it is not known of all that they are stored, or known that none is.
+        first: The tag of its first message, on the channel that it is sent on.
+        sent, left: How many of its messages were sent, and how many are not confirmed.
     """
 
-    __slots__ = ("_then", "done", "error", "left", "messages", "returned")
+    __slots__ = ("_then", "done", "error", "first", "left", "messages", "returned", "sent")
 
     def __init__(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None) -> None:
         self.messages = messages
         self.left = len(messages)
+        self.first = self.sent = 0
         self.done = threading.Event()
         self.returned: set[str] = set()
         self.error: Exception | None = None
@@ -68,6 +81,8 @@ class Publisher(Desk):
         self._guard = threading.Lock()
         self._tag = 0
         self._waiting: dict[int, Parcel] = {}
+        self._taken: set[str] = set()
+        self._trial = 0
 
     @property
     def ready(self) -> bool:
@@ -100,7 +115,8 @@ class Publisher(Desk):
             The ids of those that no queue took.
 
         Raises:
-            BrokerUnavailable: None was sent.
+            BrokerUnavailable: None was sent, or there is no such exchange; it is ``missing``.
+            ConfigError: This user may not publish them; none is stored.
             OutcomeUnknown: Some may be stored.
         """
         self.reach(deadline)
@@ -110,11 +126,12 @@ class Publisher(Desk):
         """Waits for a parcel, as ``publish``; one that was sent can be waited for again."""
         if not parcel.done.wait(max(deadline - SYSTEM.monotonic(), 0)):
             with self._guard:
-                unsent = parcel in self._outbox
-                if unsent:
+                waits = parcel in self._outbox
+                if waits:
                     self._outbox.remove(parcel)
+            unsent = waits and not parcel.sent
             error = self.unavailable() if unsent else self._unknown("did not confirm in time")
-            if unsent:
+            if waits:
                 parcel.finish(error)
             raise error
         if parcel.error is not None:
@@ -152,7 +169,8 @@ class Publisher(Desk):
         channel.confirm_delivery(self._confirmed, callback=lambda _: self._ready(channel))
 
     def _ready(self, channel: Channel) -> None:
-        self._channel, self._tag = channel, 0
+        self._channel, self._tag, self._trial = channel, 0, 0
+        self._taken.clear()
         self._up.set()
         self._send()
 
@@ -177,7 +195,7 @@ class Publisher(Desk):
             return
         number, most = channel.channel_number, connection.params.frame_max or 131072
         most = getattr(connection, "_body_max_length", most - 8) + 8
-        while self._outbox:
+        while self._outbox and not self._trial:
             with self._guard:
                 if not self._outbox:
                     return
@@ -185,12 +203,19 @@ class Publisher(Desk):
             if not parcel.messages:
                 parcel.finish()
                 continue
-            waiting, tag, data = self._waiting, self._tag, []
-            for message in parcel.messages:
+            waiting, taken, tag, data = self._waiting, self._taken, self._tag, []
+            parcel.first = parcel.first or tag + 1
+            for message in parcel.messages[parcel.sent :] if parcel.sent else parcel.messages:
                 tag += 1
                 waiting[tag] = parcel
                 data.append(frames.publish(number, message, most))
-            self._tag = tag
+                if message.exchange not in taken:
+                    self._trial = tag
+                    break
+            self._tag, parcel.sent = tag, tag + 1 - parcel.first
+            if parcel.sent < len(parcel.messages):
+                with self._guard:
+                    self._outbox.appendleft(parcel)
             connection._output_marshaled_frames([b"".join(data)])
 
     def _confirmed(self, frame: Any) -> None:
@@ -208,10 +233,15 @@ class Publisher(Desk):
             if parcel is None:
                 continue
             parcel.left -= 1
+            if tag == self._trial:
+                self._trial = 0
+                self._taken.add(parcel.messages[tag - parcel.first].exchange)
             if failed:
                 parcel.error = self._unknown("could not store a message")
             if not parcel.left:
                 parcel.finish()
+        if self._outbox:
+            self._send()
 
     def _returned(self, channel: Channel, method: object, properties: pika.BasicProperties, body: bytes) -> None:
         """No queue took it; it is confirmed next."""
@@ -222,20 +252,53 @@ class Publisher(Desk):
 
     def _channel_closed(self, channel: Channel, why: BaseException) -> None:
         if self._channel is channel:
-            self.missing = self.missing or getattr(why, "reply_code", 0) == NOT_FOUND
-            self._drop(f"closed the channel ({why})")
+            code, text = int(getattr(why, "reply_code", 0)), str(getattr(why, "reply_text", why))
+            self.missing = self.missing or code == NOT_FOUND
+            refused = self._refused(text) if code in (_ACCESS, NOT_FOUND) else []
+            self._drop(f"closed the channel ({text})", refused, self._refusal(code, text))
             connection = self._connection
             if connection is not None and connection.is_open:
                 connection.channel(on_open_callback=self._opened)
+
+    def _refused(self, text: str) -> list[Parcel]:
+        """Parcels of which the server has taken nothing: the last message that it can have refused, or later ones.
+
+        Args:
+            text: What it says.
+        """
+        found = _EXCHANGE.search(text)
+        if found is None:
+            return []
+        exchange = "" if found[1] == _DEFAULT else found[1]
+        for tag, parcel in reversed(self._waiting.items()):
+            if parcel.messages[tag - parcel.first].exchange == exchange:
+                others = self._waiting.values()
+                return [one for one in dict.fromkeys(others) if one.first >= tag and one.left == len(one.messages)]
+        return []
+
+    def _refusal(self, code: int, text: str) -> MousoError:
+        """The error of what was certainly refused."""
+        if code == NOT_FOUND:
+            return BrokerUnavailable(f"{self._server} refuses ({text}); nothing was stored, try again")
+        return ConfigError(
+            f"{self._server} does not let this user publish ({text}); none of it was stored, let the user write to that"
+            " exchange with rabbitmqctl set_permissions"
+        )
 
     def _lost(self) -> None:
         super()._lost()
         self._drop("lost the connection")
 
-    def _drop(self, what: str) -> None:
-        """What was sent and not confirmed may be stored; what was not sent yet waits for the next channel."""
+    def _drop(self, what: str, refused: Sequence[Parcel] = (), refusal: MousoError | None = None) -> None:
+        """What was sent and not confirmed may be stored, unless it was refused.
+
+        What was not sent yet waits for the next channel.
+        """
         self._channel = None
         self._up.clear()
-        lost, self._waiting = self._waiting, {}
-        for parcel in dict.fromkeys(lost.values()):
-            parcel.finish(self._unknown(what))
+        lost, self._waiting = dict.fromkeys(self._waiting.values()), {}
+        with self._guard:
+            if self._outbox and self._outbox[0].sent:
+                lost[self._outbox.popleft()] = None
+        for parcel in lost:
+            parcel.finish(refusal if parcel in refused else self._unknown(what))

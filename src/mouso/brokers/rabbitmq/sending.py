@@ -47,9 +47,15 @@ class Sending:
         self.topology.forget()
 
     def publish(self, letters: Sequence[Letter], deadline: float) -> None:
-        """Stores jobs; a second time for those whose queues were deleted meanwhile."""
-        for _ in range(2):
-            returned = self.publisher.publish(self.messages(letters, deadline), deadline)
+        """Stores jobs; a second time for those whose queues or exchanges were deleted meanwhile."""
+        for again in (True, False):
+            messages = self.messages(letters, deadline)
+            try:
+                returned = self.publisher.publish(messages, deadline)
+            except BrokerUnavailable:
+                if not (self.publisher.missing and again):
+                    raise
+                continue
             if not returned:
                 return
             self.topology.forget()

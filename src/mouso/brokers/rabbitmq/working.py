@@ -24,7 +24,7 @@ from mouso.brokers.rabbitmq.shelf import Shelf
 from mouso.brokers.rabbitmq.taps import Held, Source
 from mouso.brokers.rabbitmq.topology import Topology
 from mouso.clock import SYSTEM, Clock
-from mouso.errors import BrokerError, BrokerUnavailable
+from mouso.errors import BrokerError, BrokerUnavailable, ConfigError
 from mouso.job import Charge, JobState, Outcome, check_transition
 from mouso.urls import BrokerURL
 
@@ -104,7 +104,7 @@ class Working:
                 self._claim(worker, want, exchange, deadline)
             if len(exchange.fenced) < len(outcomes):
                 self._consumer.sync(deadline)
-        except BrokerError:
+        except (BrokerError, ConfigError):
             for held, outcome in ended:  # nobody knows whether the server has heard it
                 self._remember(held, outcome)
             raise
@@ -370,7 +370,7 @@ class Working:
         self._reach(deadline)
         self._topology.queues(worker.queues, deadline)
         self._consumer.sync(deadline)
-        with contextlib.suppress(BrokerError):  # it can take no messages now, and will be asked again
+        with contextlib.suppress(BrokerError, ConfigError):  # it takes no messages now, and will be asked again
             if moves := self._doomed():
                 self._send_on(moves)
             self._holding.look(worker.id, deadline)
