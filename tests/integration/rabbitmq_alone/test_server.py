@@ -279,6 +279,29 @@ def test_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> Non
     assert any(f.level is Level.ERROR and name in f.what for f in found)
 
 
+def test_a_worker_leaves_out_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> None:
+    """One that was given no queues: a line says so, the others are served, and in the end it as well."""
+    jobs = bench.app(PAUSES)
+    name = jobs.app.broker._sending.names.work("mail", 2)
+    jobs.pause.options(queue="mail").delay(0, 0.0)
+    with closing(server.client()) as client:
+        client.channel().queue_delete(name)
+        client.channel().queue_declare(name, durable=True)
+    jobs.pause.delay(1, 0.0)
+    worker = bench.worker()
+    bench.wait_for("end")
+    jobs.pause.delay(2, 0.0)
+    bench.wait_for("end", 2)
+    [line] = [line for line in worker.log.splitlines() if name in line]
+    assert all(word in line for word in ("x-queue-type", "rabbitmqctl delete_queue", "'mail' is left out")), line
+    assert "does not answer" not in worker.log
+    with closing(server.client()) as client:
+        client.channel().queue_delete(name)
+    jobs.pause.options(queue="mail").delay(3, 0.0)
+    bench.wait_for("end", 3)
+    assert worker.log.count("'mail' is left out") == worker.log.count("'mail' is served again") == 1
+
+
 @pytest.fixture
 def user(server: RabbitServer) -> Iterator[str]:
     """One with all rights but that to write to queues; the password is ``secret``."""

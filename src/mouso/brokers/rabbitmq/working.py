@@ -39,6 +39,8 @@ _MOST_FETCHED = 16
 _HASTY = 0.1
 """Seconds: who fetches again after less is better served by consumers."""
 
+_AMISS = 15.0
+"""Seconds until a queue that cannot be served is looked at again."""
 _READ = 60.0
 """Seconds between two readings of all facts, which takes out what is outdated."""
 
@@ -64,6 +66,8 @@ class Working:
         self._turn = 0
         self._done: dict[tuple[str, int], Outcome] = {}
         self._held_up: dict[int | str, tuple[Held, Letter]] = {}
+        self._begun = False
+        self._amiss: dict[str, float] = {}
 
     def close(self) -> None:
         """Closes the connection; what is not acknowledged goes back."""
@@ -231,7 +235,7 @@ class Working:
         queues = [queue for queue in known if not (facts.pauses and facts.paused(queue, now))]
         if consumer.missing:
             self._topology.forget()
-        self._topology.queues(queues, deadline)
+        queues = self._usable(queues, deadline)
         consumer.missing = False
         consumer.serve(queues, want.limit)
         claims: list[Held] = []
@@ -266,6 +270,29 @@ class Working:
             self._send_on(others)
         if suspects:
             self._holding.try_out(worker, suspects, deadline)
+
+    def _usable(self, queues: Sequence[str], deadline: float) -> list[str]:
+        """Those that are there as Mouso needs them; a line says when one is not, with what to do, and when it is again.
+
+        The others are served meanwhile.
+        """
+        found = []
+        for queue in queues:
+            look_again = self._amiss.get(queue)
+            if look_again is not None and SYSTEM.monotonic() < look_again:
+                continue
+            try:
+                self._topology.queue(queue, deadline)
+            except ConfigError as error:
+                self._amiss[queue] = SYSTEM.monotonic() + _AMISS
+                if look_again is None:
+                    log.error("%s; the queue %r is left out until then", error, queue)
+                continue
+            found.append(queue)
+            if look_again is not None:
+                del self._amiss[queue]
+                log.info("%s: the queue %r is served again", self._server, queue)
+        return found
 
     def _turns(self, want: Want, queues: Sequence[str] | frozenset[str]) -> Iterator[tuple[str, int]]:
         """Which queue is asked for how many jobs, in turn: each for its share, then for what is left over."""
@@ -368,7 +395,9 @@ class Working:
     def heartbeat(self, worker: WorkerInfo) -> list[Command]:
         deadline = until(_ANSWER)
         self._reach(deadline)
-        self._topology.queues(worker.queues, deadline)
+        if not self._begun:  # a worker that was given queues does not start without them
+            self._topology.queues(worker.queues, deadline)
+            self._begun = True
         self._consumer.sync(deadline)
         with contextlib.suppress(BrokerError, ConfigError):  # it takes no messages now, and will be asked again
             if moves := self._doomed():
