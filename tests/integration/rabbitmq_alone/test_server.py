@@ -279,6 +279,31 @@ def test_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> Non
     assert any(f.level is Level.ERROR and name in f.what for f in found)
 
 
+@pytest.mark.parametrize("name", ["due", "news"])
+def test_an_exchange_of_another_type(url: str, server: RabbitServer, name: str) -> None:
+    """It is named, with what to do."""
+    with closing(connect(url)) as broker:
+        assert isinstance(broker, LoneRabbitBroker)
+        exchange = getattr(broker._sending.names, name)
+        with closing(server.client()) as client:
+            client.channel().exchange_declare(exchange, "headers", durable=True)
+        told_so = f"the exchange '{exchange}' of .* arguments .*'type'.*name={exchange}, and start again"
+        with pytest.raises(ConfigError, match=told_so):
+            broker.open()
+
+
+@pytest.mark.parametrize("place", ["nobody:secret@127.0.0.1:{port}/", "127.0.0.1:{port}/none"])
+def test_who_is_not_let_in_is_told_so_once(bench: Bench, server: RabbitServer, place: str) -> None:
+    """By the error alone: the server does answer."""
+    module = bench.write(PAUSES)
+    module.write_text(module.read_text().replace(bench.broker_url, f"amqp://{place.format(port=server.port)}"))
+    worker = bench.start()
+    worker.quiet = False
+    assert worker.wait() == 2
+    assert worker.log.count(f"127.0.0.1:{server.port}") == 1
+    assert not any(word in worker.log for word in ("does not answer", "secret", "Traceback")), worker.log
+
+
 def test_a_worker_leaves_out_a_queue_with_other_arguments(bench: Bench, server: RabbitServer) -> None:
     """One that was given no queues: a line says so, the others are served, and in the end it as well."""
     jobs = bench.app(PAUSES)

@@ -68,7 +68,7 @@ class LoneRabbitBroker:
         self.url = url.shown
         self._clock = clock
         self._server = url.server
-        outage = Outage(url.server, "until it does, jobs wait")
+        outage = Outage(url.server, "jobs wait", raised=True)
         self._sending = Sending(url, outage)
         self._working = Working(url, outage, self._sending, clock)
         self._graveyard = Graveyard(self._sending)

@@ -7,7 +7,6 @@ last message only. Rings are hints: one that gets lost costs a second, after whi
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import weakref
 
@@ -16,10 +15,10 @@ from pika import exceptions
 from pika.channel import Channel
 
 from mouso.brokers.rabbitmq.link import Link, Outage
+from mouso.brokers.rabbitmq.topology import refusal
 from mouso.clock import SYSTEM
+from mouso.config import one_line
 from mouso.urls import BrokerURL
-
-log = logging.getLogger("mouso.brokers.rabbitmq")
 
 _PATIENCE = 1.0
 """Seconds that a program which ends may take to ring once more."""
@@ -36,17 +35,19 @@ class _End:
 
     Attributes:
         link: The connection.
+        refused: What the server has refused, for people; empty if it has nothing.
     """
 
     def __init__(self, url: BrokerURL, outage: Outage) -> None:
         self.link = Link(url, outage, lambda connection: connection.channel(on_open_callback=self._open), self._lost)
         self._exchange = f"mouso.{url.params.get('namespace', 'default')}.bell"
-        self._shown = url.server
+        self._shown, self._outage = url.server, outage
         self._forget()
 
     def _forget(self) -> None:
         """Begins anew, at first and in a fork."""
         self._channel: Channel | None = None
+        self.refused = ""
 
     def _open(self, channel: Channel) -> None:
         self._channel = channel
@@ -60,7 +61,8 @@ class _End:
         """Without its connection: the server does not take what was said, and the next connection says the same."""
         self._lost()
         if isinstance(error, exceptions.ChannelClosedByBroker):
-            log.error("%s refuses: %s; workers look for jobs once a second", self._shown, error.reply_text)
+            self.refused = one_line(refusal(self._shown, error.reply_code, error.reply_text))
+            self._outage.refuses(self.refused)
 
     def _lost(self) -> None:
         self._channel = None

@@ -29,6 +29,7 @@ from mouso.brokers.base import (
 )
 from mouso.brokers.rabbitmq.bell import Ear, Hammer
 from mouso.brokers.rabbitmq.link import Outage
+from mouso.config import one_line
 from mouso.job import Job, JobState, Outcome, RunInfo
 from mouso.urls import BrokerURL
 
@@ -51,8 +52,8 @@ class RabbitBroker:
         self._store = store
         self.url = url.shown
         self.capabilities = msgspec.structs.replace(store.capabilities, name=f"rabbitmq with {store.capabilities.name}")
-        outage = Outage(url.server)
-        self._hammer, self._ear = Hammer(url, outage), Ear(url, outage)
+        self._outage = Outage(url.server)
+        self._hammer, self._ear = Hammer(url, self._outage), Ear(url, self._outage)
 
     def __repr__(self) -> str:
         return f"RabbitBroker({self.url!r})"
@@ -63,8 +64,9 @@ class RabbitBroker:
     def open(self) -> None:
         self._store.open()
         link = self._hammer.link
-        if not link.wait_tried(_FIRST) and link.refused is not None:  # that it does not answer is no error
-            raise link.refused
+        with self._outage.raising():
+            if not link.wait_tried(_FIRST) and link.refused is not None:  # that it does not answer is no error
+                raise link.refused
 
     def close(self) -> None:
         self._ear.close()
@@ -188,7 +190,13 @@ class RabbitBroker:
 
     def _finding(self) -> Finding:
         link, server = self._hammer.link, self._parsed.server
-        if link.wait_tried(_FIRST):
+        meanwhile = "jobs run, but workers look for them once a second"
+        with self._outage.raising():
+            up = link.wait_tried(_FIRST)
+        if up:
             return Finding(Level.OK, "rabbitmq", f"RabbitMQ {link.version} at {server} answers")
-        what = f"RabbitMQ at {server} does not answer ({link.why}); jobs run, but workers look for them once a second"
+        if link.refused is not None:
+            what, _, remedy = one_line(link.refused).partition("; ")
+            return Finding(Level.ERROR, "rabbitmq", f"{what}; {meanwhile}", remedy)
+        what = f"RabbitMQ at {server} does not answer ({link.why}); {meanwhile}"
         return Finding(Level.ERROR, "rabbitmq", what, "start the server, or correct the URL")

@@ -21,7 +21,7 @@ from pika import exceptions
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
-from mouso.brokers.rabbitmq.link import Link, Outage
+from mouso.brokers.rabbitmq.link import Link, Outage, explain
 from mouso.clock import SYSTEM
 from mouso.errors import BrokerUnavailable, ConfigError
 from mouso.urls import BrokerURL
@@ -92,7 +92,8 @@ class Talk(Generic[T]):
     def _closed(self, channel: Channel, why: BaseException) -> None:
         if not self.answer.done():
             refused = isinstance(why, exceptions.ChannelClosedByBroker)
-            self.answer.set_exception(Closed(why) if refused else BrokerUnavailable(str(why)))
+            lost = BrokerUnavailable(f"the connection was lost ({explain(why)[0]}); nothing was stored, try again")
+            self.answer.set_exception(Closed(why) if refused else lost)
 
 
 class Desk:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import socket
+import ssl
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -35,6 +37,10 @@ _HEARTBEAT = 10
 """Seconds; after two of silence the connection is taken for lost."""
 _REFUSED = frozenset({403, 530})
 """Reply codes: access refused; not allowed, as when there is no such virtual host."""
+_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""What OpenSSL calls an answer that is no TLS."""
+_LOST = re.compile(r"Stream connection lost: (?:\w+\((?:\d+, )?['\"](?P<why>.*)['\"],?\))?")
+"""How pika tells of an error of the system's."""
 
 
 class Outage:
@@ -43,27 +49,53 @@ class Outage:
     Args:
         server: For people.
         meanwhile: What happens until it is back, likewise.
+        raised: Whether what the server refuses is raised by the verbs, so that no line is needed.
     """
 
-    def __init__(self, server: str, meanwhile: str = "until it does, workers look for jobs once a second") -> None:
+    def __init__(
+        self, server: str, meanwhile: str = "workers look for jobs once a second", *, raised: bool = False
+    ) -> None:
         self._server = server
         self._meanwhile = meanwhile
+        self._raised = raised
         self._lock = threading.Lock()
+        self._told = ""
+        self._refused: set[str] = set()
         self._down: dict[object, float] = {}
 
-    def begins(self, link: object, why: str) -> None:
-        """A connection has gone, or is not to be had."""
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """For the length of the block, what is refused is raised."""
+        before, self._raised = self._raised, True
+        try:
+            yield
+        finally:
+            self._raised = before
+
+    def begins(self, link: object, why: str, *, refused: bool = False) -> None:
+        """A connection has gone, or is not to be had; with ``refused`` it is the server that will not have it."""
         with self._lock:
-            if not self._down:
-                log.warning("%s does not answer (%s); %s", self._server, why, self._meanwhile)
+            if not self._told and not (refused and self._raised):
+                self._told = "can be used" if refused else "answers"
+                what, end = ("cannot be used", "that is changed") if refused else ("does not answer", "it does")
+                log.warning("%s %s (%s); until %s, %s", self._server, what, why, end, self._meanwhile)
             self._down.setdefault(link, SYSTEM.monotonic())
+
+    def refuses(self, what: str) -> None:
+        """The server is there, but refuses something that is wanted of it."""
+        with self._lock:
+            if what not in self._refused:
+                self._refused.add(what)
+                log.error("%s; until that is changed, %s", what, self._meanwhile)
 
     def ends(self, link: object, *, back: bool = True) -> None:
         """There is a connection again, or none is wanted any more."""
         with self._lock:
             since = self._down.pop(link, None)
-            if back and since is not None and not self._down:
-                log.info("%s answers again after %.1f s", self._server, SYSTEM.monotonic() - since)
+            if since is not None and not self._down:
+                told, self._told = self._told, ""
+                if back and told:
+                    log.info("%s %s again after %.1f s", self._server, told, SYSTEM.monotonic() - since)
 
 
 class _Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # why: pika says nothing of its types
@@ -125,7 +157,7 @@ class Link:
         self._tried = threading.Event()
         self.up = False
         self.refused: ConfigError | None = None
-        self.why = "it was not tried yet"
+        self.why = "there is no connection yet"
         self.version = ""
 
     @property
@@ -225,10 +257,11 @@ class Link:
             self._stop()
             return
         self.up, self._connection = False, None
-        self.why, refused = _explain(error)
-        if refused:
+        self.why, remedy = explain(error)
+        if remedy is not None:
+            self.why = "; ".join(filter(None, (self.why, remedy)))
             self.refused = ConfigError(f"{self._url.shown}: {self.why}")
-        self._outage.begins(self, self.why)
+        self._outage.begins(self, self.why, refused=remedy is not None)
         self._tried.set()
         self._loop.call_later(self._pause * random.uniform(0.5, 1.0), self._connect)
         self._pause = min(self._pause * 2, _PAUSE[1])
@@ -286,17 +319,37 @@ def _parameters(url: BrokerURL, host: tuple[str, int]) -> pika.ConnectionParamet
     )
 
 
-def _explain(error: BaseException) -> tuple[str, bool]:
-    """What went wrong, in a line, and whether the server will say the same the next time."""
+def explain(error: BaseException) -> tuple[str, str | None]:
+    """What went wrong, in words, and what to do if the server will say the same the next time; None if it may not."""
     while (inner := _inner(error)) is not None:
         error = inner
-    if isinstance(error, (exceptions.ProbableAuthenticationError, exceptions.AuthenticationError)):
-        return "user or password are wrong", True
-    if isinstance(error, exceptions.ProbableAccessDeniedError):
-        return "this user may not use this virtual host, or there is none of that name", True
-    if isinstance(error, exceptions.ConnectionClosed):
-        return error.reply_text, error.reply_code in _REFUSED
-    return one_line(error) or type(error).__name__, isinstance(error, ConfigError)
+    match error:
+        case ConfigError():
+            return one_line(error), ""
+        case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
+            return "user or password are wrong", "correct them in the URL"
+        case exceptions.ProbableAccessDeniedError():
+            why = "this user may not use this virtual host, or there is none of that name"
+            return why, "correct the URL, or see rabbitmqctl set_permissions"
+        case exceptions.ConnectionClosed():
+            return error.reply_text, "see rabbitmqctl" if error.reply_code in _REFUSED else None
+        case exceptions.IncompatibleProtocolError():
+            return "it closed the connection before it said anything; if it speaks TLS there, write amqps://", None
+        case ssl.SSLCertVerificationError():
+            why = f"the server has a certificate that does not hold: {error.verify_message}"
+            return why, "name its authority with ?ssl_ca_certs=, and the server as the certificate does"
+        case ssl.SSLError(reason=str(reason)) if reason in _PLAIN:
+            return "the server does not seem to speak TLS there", "write amqp:// instead of amqps://"
+        case exceptions.StreamLostError():
+            text = str(error.args[0]) if error.args else ""
+            lost = _LOST.match(text)
+            return (lost["why"] if lost else text) or "the connection was lost", None
+        case exceptions.AMQPError():
+            return str(error.args[0]) if error.args else "the connection was lost", None
+        case OSError(strerror=str(text)):
+            return text, None
+        case _:
+            return one_line(error), None
 
 
 def _inner(error: BaseException) -> BaseException | None:

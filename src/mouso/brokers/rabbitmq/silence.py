@@ -109,7 +109,7 @@ class Silence:
 class _Untold(Outage):
     """The outages of a connection that exists for what may break it."""
 
-    def begins(self, link: object, why: str) -> None:
+    def begins(self, link: object, why: str, *, refused: bool = False) -> None:
         pass
 
     def ends(self, link: object, *, back: bool = True) -> None:

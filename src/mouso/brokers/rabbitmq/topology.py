@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,9 +10,10 @@ from pika.channel import Channel
 
 from mouso.brokers.rabbitmq.desk import NOT_FOUND, Closed, Desk, Steps
 from mouso.brokers.rabbitmq.names import LEVELS, Names
-from mouso.errors import BrokerUnavailable, ConfigError
+from mouso.errors import BrokerUnavailable, ConfigError, MousoError
 
 _PRECONDITION, _REFUSED, LOCKED = 406, 403, 405
+_UNFIT = re.compile("for (queue|exchange) '([^']*)'")
 
 
 class Topology:
@@ -112,22 +114,34 @@ class Topology:
         except Closed as closed:
             raise self.error(closed) from None
 
-    def error(self, closed: Closed) -> Exception:
+    def error(self, closed: Closed) -> MousoError:
         """What the server refused, for people."""
-        server = self._desk.link.server
-        if closed.code == _PRECONDITION:
-            name = closed.text.partition("queue '")[2].partition("'")[0]
-            what = f"the queue {name!r} of {server} is there with other arguments"
-            plan = f"rabbitmqctl delete_queue {name}" if name else "rabbitmqctl list_queues name arguments"
-            return ConfigError(
-                f"{what} ({closed.text}); move its messages elsewhere with a shovel, run {plan}, and start again, or"
-                " take another namespace="
-            )
-        if closed.code == _REFUSED:
-            return ConfigError(
-                f"{server} does not let this user do that ({closed.text}); see rabbitmqctl set_permissions"
-            )
-        return BrokerUnavailable(f"{server} refuses ({closed.text}); nothing was stored, try again")
+        return refusal(self._desk.link.server, closed.code, closed.text)
+
+
+def refusal(server: str, code: int, text: str) -> MousoError:
+    """What a server says when it closes a channel, for people.
+
+    Args:
+        code: An AMQP reply code.
+        text: What comes with it.
+    """
+    if code == _REFUSED:
+        return ConfigError(f"{server} does not let this user do that ({text}); see rabbitmqctl set_permissions")
+    if code != _PRECONDITION:
+        return BrokerUnavailable(f"{server} refuses ({text}); nothing was stored, try again")
+    found = _UNFIT.search(text)
+    if found is None:
+        return ConfigError(f"{server} refuses ({text}); see rabbitmqctl list_queues name arguments")
+    kind, name = found.groups()
+    if kind == "exchange":
+        plan = f"delete it, as with rabbitmqadmin delete exchange name={name}"
+    else:
+        plan = f"move its messages elsewhere with a shovel, run rabbitmqctl delete_queue {name}"
+    return ConfigError(
+        f"the {kind} {name!r} of {server} is there with other arguments ({text}); {plan}, and start again, or take"
+        " another namespace="
+    )
 
 
 # Steps of a conversation.
