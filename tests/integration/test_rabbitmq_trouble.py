@@ -12,7 +12,7 @@ import pika
 import pytest
 
 from mouso.brokers import connect
-from mouso.brokers.base import Level, Retention
+from mouso.brokers.base import Finding, Level, Retention
 from mouso.errors import ConfigError
 from mouso.urls import BrokerURL
 from tests.brokers import own_server
@@ -105,6 +105,22 @@ def test_a_server_short_of_memory_holds_up_nobody(bench: Bench, server: RabbitSe
     server.control("set_vm_memory_high_watermark", "0.4")
     assert jobs.sound.delay(7).get(timeout=20) == 7
     assert worker.alive
+
+
+def test_the_doctor_sees_an_alarm(url: str, server: RabbitServer) -> None:
+    """The server says it only to who sends something."""
+    with closing(connect(url)) as broker:
+        broker.open()
+
+        def found() -> Finding:
+            return broker.diagnose(retention=Retention()).findings[-1]
+
+        server.control("set_vm_memory_high_watermark", "0")
+        try:
+            wait_until(lambda: found().level is Level.ERROR and "takes no messages" in found().what)
+        finally:
+            server.control("set_vm_memory_high_watermark", "0.4")
+        wait_until(lambda: found().level is Level.OK)
 
 
 def test_a_frozen_server_holds_up_nobody(bench: Bench, server: RabbitServer) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mouso import Mouso
 from mouso.brokers import connect
-from mouso.brokers.base import JobFilter, Level, Retention
+from mouso.brokers.base import Broker, Finding, JobFilter, Level, Retention
 from mouso.brokers.rabbitmq import names as naming
 from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
 from mouso.brokers.rabbitmq.desk import Steps
@@ -154,6 +154,26 @@ def test_a_server_short_of_memory_ends_in_the_deadline(url: str, server: RabbitS
         finally:
             server.control("set_vm_memory_high_watermark", "0.4")
         wait_until(lambda: not refused(), message="it takes jobs again")
+
+
+def test_what_operators_are_told_by_a_server_short_of_memory(broker: LoneRabbitBroker, server: RabbitServer) -> None:
+    """What is asked for, and by the doctor an error, on a new connection and on one that is held up already."""
+    enqueue(broker, "a")
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        for _ in range(2):
+            wait_until(lambda: [f.check for f in diagnosed(broker) if f.level is Level.ERROR] == ["alarm"])
+        with closing(connect(broker.url)) as other:
+            with pytest.raises(OutcomeUnknown, match="may apply all the same") as told:
+                other.pause("default")
+            assert "jobs" not in str(told.value)
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    wait_until(lambda: not any(f.level is Level.ERROR for f in diagnosed(broker)))
+
+
+def diagnosed(broker: Broker) -> list[Finding]:
+    return broker.diagnose(retention=Retention()).findings
 
 
 FAILS = (

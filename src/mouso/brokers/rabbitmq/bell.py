@@ -14,7 +14,7 @@ import pika
 from pika import exceptions
 from pika.channel import Channel
 
-from mouso.brokers.rabbitmq.link import Link, Outage
+from mouso.brokers.rabbitmq.link import REMEDY, Link, Outage
 from mouso.brokers.rabbitmq.topology import refusal
 from mouso.clock import SYSTEM
 from mouso.config import one_line
@@ -100,6 +100,20 @@ class Hammer(_End):
             if self._channel is None and self.link.tried and not self.link.up:
                 return
             self._done.wait(_LOOK)
+
+    def test(self, timeout: float) -> str:
+        """Rings; returns why the server has not taken that after so many seconds, for people: empty if it has."""
+        self.ring()
+        deadline = SYSTEM.monotonic() + timeout
+        while self._ringing or self._asked.is_set():
+            if self.refused:
+                return self.refused
+            if self.link.blocked:
+                return f"{self._shown} takes no messages ({self.link.blocked}); {REMEDY}"
+            if SYSTEM.monotonic() >= deadline:
+                return f"{self._shown} does not confirm a message; see its log"
+            self._done.wait(_LOOK)
+        return ""
 
     # -- on the link's thread
 

@@ -193,6 +193,9 @@ class RabbitBroker:
         meanwhile = "jobs run, but workers look for them once a second"
         with self._outage.raising():
             up = link.wait_tried(_FIRST)
+        if up and (trouble := self._hammer.test(_FIRST)):
+            what, _, remedy = trouble.partition("; ")
+            return Finding(Level.ERROR, "rabbitmq", f"{what}; {meanwhile}", remedy)
         if up:
             return Finding(Level.OK, "rabbitmq", f"RabbitMQ {link.version} at {server} answers")
         if link.refused is not None:

@@ -43,6 +43,10 @@ _LOST = re.compile(r"Stream connection lost: (?:\w+\((?:\d+, )?['\"](?P<why>.*)[
 """How pika tells of an error of the system's."""
 
 
+REMEDY = "give the server memory or disk, rabbitmq-diagnostics alarms says which"
+"""What to do while it takes no messages."""
+
+
 class Outage:
     """Says once when a server is gone and once when it is back, of all connections to it together.
 
@@ -130,6 +134,7 @@ class Link:
     Attributes:
         up: Whether there is a connection now.
         refused: Why another try would end the same; None while that is not known.
+        blocked: Why the server takes no messages on it, for people; empty while it does.
         why: Why there is no connection, for people.
         version: The server's, once it is known.
         server: Its address, for people.
@@ -157,6 +162,7 @@ class Link:
         self._tried = threading.Event()
         self.up = False
         self.refused: ConfigError | None = None
+        self.blocked = ""
         self.why = "there is no connection yet"
         self.version = ""
 
@@ -246,10 +252,18 @@ class Link:
             connection.close()
             return
         self.up, self.refused, self.why, self._pause = True, None, "", _PAUSE[0]
+        self._block("")
+        connection.add_on_connection_blocked_callback(
+            lambda _, frame: self._block(str(frame.method.reason or "it is short of memory or disk"))
+        )
+        connection.add_on_connection_unblocked_callback(lambda *_: self._block(""))
         self.version = str((connection.server_properties or {}).get("version", ""))
         self._outage.ends(self)
         self._use(connection)
         self._tried.set()
+
+    def _block(self, why: str) -> None:
+        self.blocked = why
 
     def _failed(self, connection: object, error: BaseException) -> None:
         """There is no connection, or none any more."""

@@ -56,6 +56,7 @@ class Names:
         self.facts = f"{self._prefix}.facts"
         self.news = f"{self._prefix}.news"
         self.due = f"{self._prefix}.due"
+        self.nowhere = f"{self._prefix}.nowhere"
         self._work: dict[tuple[str, int], str] = {}
 
     def work(self, queue: str, level: int) -> str:

@@ -26,6 +26,7 @@ from mouso.errors import BrokerUnavailable, ConfigError, MousoError, OutcomeUnkn
 
 _LOOK = 0.02
 """Seconds between two looks at whether RabbitMQ holds it up."""
+_DOUBT = "the jobs may be stored, and would be twice if it is repeated"
 _ACCESS = 403
 _EXCHANGE = re.compile("exchange '([^']*)'")
 _DEFAULT = "amq.default"
@@ -41,14 +42,16 @@ class Parcel:
         done: Set when the server has stored all of them, or nothing more will be heard of them.
         returned: The ids of those that no queue took.
         error: Why it is not known of all that they are stored, or known that none is.
+        doubt: What to say of them when nobody knows whether they are stored.
         first: The tag of its first message, on the channel that it is sent on.
         sent, left: How many of its messages were sent, and how many are not confirmed.
     """
 
-    __slots__ = ("_then", "done", "error", "first", "left", "messages", "returned", "sent")
+    __slots__ = ("_then", "done", "doubt", "error", "first", "left", "messages", "returned", "sent")
 
-    def __init__(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None) -> None:
+    def __init__(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None, doubt: str) -> None:
         self.messages = messages
+        self.doubt = doubt
         self.left = len(messages)
         self.first = self.sent = 0
         self.done = threading.Event()
@@ -94,21 +97,24 @@ class Publisher(Desk):
         """Whether RabbitMQ takes no messages, although it answers."""
         return self._up.is_set() and bool(self._blocked)
 
-    def post(self, messages: Sequence[Message], then: Callable[[Parcel], None] | None = None) -> Parcel:
+    def post(
+        self, messages: Sequence[Message], then: Callable[[Parcel], None] | None = None, doubt: str = _DOUBT
+    ) -> Parcel:
         """Hands messages over; they are sent as soon as that can be, in this order.
 
         Args:
             then: Called on the link's thread when the parcel is done.
+            doubt: What to say of them when nobody knows whether they are stored.
         """
         if self.link.inherited:
             self._forget()
-        parcel = Parcel(messages, then)
+        parcel = Parcel(messages, then, doubt)
         with self._guard:
             self._outbox.append(parcel)
         self.link.soon(self._send)
         return parcel
 
-    def publish(self, messages: Sequence[Message], deadline: float) -> set[str]:
+    def publish(self, messages: Sequence[Message], deadline: float, doubt: str = _DOUBT) -> set[str]:
         """Publishes messages, and waits until the server has stored them.
 
         Returns:
@@ -120,23 +126,25 @@ class Publisher(Desk):
             OutcomeUnknown: Some may be stored.
         """
         self.reach(deadline)
-        return self.wait(self.post(messages), deadline)
+        return self.wait(self.post(messages, None, doubt), deadline)
 
     def wait(self, parcel: Parcel, deadline: float) -> set[str]:
         """Waits for a parcel, as ``publish``; one that was sent can be waited for again."""
         if not parcel.done.wait(max(deadline - SYSTEM.monotonic(), 0)):
-            with self._guard:
-                waits = parcel in self._outbox
-                if waits:
-                    self._outbox.remove(parcel)
-            unsent = waits and not parcel.sent
-            error = self.unavailable() if unsent else self._unknown("did not confirm in time")
-            if waits:
-                parcel.finish(error)
-            raise error
+            raise self.unavailable() if self.withdraw(parcel) else self._unknown(parcel, "did not confirm in time")
         if parcel.error is not None:
             raise parcel.error
         return parcel.returned
+
+    def withdraw(self, parcel: Parcel) -> bool:
+        """Takes back what was not sent yet; returns whether that is all of it."""
+        with self._guard:
+            waits = parcel in self._outbox
+            if waits:
+                self._outbox.remove(parcel)
+        if waits:
+            parcel.finish(self._unknown(parcel, "was not waited for") if parcel.sent else self.unavailable())
+        return waits and not parcel.sent
 
     def wait_unless_blocked(self, parcel: Parcel, deadline: float) -> set[str] | None:
         """Waits for a parcel, as ``wait``; returns None while RabbitMQ holds it up, which may last for hours."""
@@ -152,8 +160,8 @@ class Publisher(Desk):
             )
         return super().unavailable()
 
-    def _unknown(self, what: str) -> OutcomeUnknown:
-        return OutcomeUnknown(f"{self._server} {what}; the jobs may be stored, and would be twice if it is repeated")
+    def _unknown(self, parcel: Parcel, what: str) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{self._server} {what}; {parcel.doubt}")
 
     # -- on the link's thread
 
@@ -237,7 +245,7 @@ class Publisher(Desk):
                 self._trial = 0
                 self._taken.add(parcel.messages[tag - parcel.first].exchange)
             if failed:
-                parcel.error = self._unknown("could not store a message")
+                parcel.error = self._unknown(parcel, "could not store a message")
             if not parcel.left:
                 parcel.finish()
         if self._outbox:
@@ -301,4 +309,4 @@ class Publisher(Desk):
             if self._outbox and self._outbox[0].sent:
                 lost[self._outbox.popleft()] = None
         for parcel in lost:
-            parcel.finish(refusal if parcel in refused else self._unknown(what))
+            parcel.finish(refusal if parcel in refused else self._unknown(parcel, what))

@@ -14,8 +14,11 @@ from mouso.brokers.rabbitmq.publisher import Publisher
 from mouso.brokers.rabbitmq.shelf import Shelf
 from mouso.brokers.rabbitmq.topology import Topology
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerUnavailable
+from mouso.config import one_line
+from mouso.errors import BrokerUnavailable, OutcomeUnknown
 from mouso.urls import BrokerURL
+
+_MAY_APPLY = "it may apply all the same, at once or later; to repeat it does no harm"
 
 
 def until(seconds: float) -> float:
@@ -85,9 +88,13 @@ class Sending:
     def tell(self, fact: Fact, deadline: float) -> None:
         """Tells everybody a fact."""
         self.topology.base(deadline)
-        self.publisher.publish([registry.encode(self.names, fact)], deadline)
+        self.publisher.publish([registry.encode(self.names, fact)], deadline, _MAY_APPLY)
 
     def tell_queue(self, queue: str, deadline: float) -> None:
-        """Tells everybody that there is a queue, if that is new."""
+        """Tells everybody that there is a queue, if that is new; what is to be stored there is stored after that."""
         if not self.knows_queue(queue):
-            self.tell(Fact("queue", queue), deadline)
+            try:
+                self.tell(Fact("queue", queue), deadline)
+            except OutcomeUnknown as error:
+                what = one_line(error).removesuffix(f"; {_MAY_APPLY}")
+                raise BrokerUnavailable(f"{what}; nothing was stored, try again") from error

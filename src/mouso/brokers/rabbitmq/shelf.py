@@ -20,7 +20,7 @@ from mouso.brokers.rabbitmq.publisher import Parcel, Publisher
 from mouso.brokers.rabbitmq.reader import number_in
 from mouso.brokers.rabbitmq.topology import LOCKED, Topology
 from mouso.clock import SYSTEM
-from mouso.errors import BrokerUnavailable
+from mouso.errors import BrokerUnavailable, OutcomeUnknown
 
 _MOST = 65_535
 _WORN = 8
@@ -30,6 +30,7 @@ _QUIET = 0.03
 _IDLE = 1.0
 """Seconds without a message after which no more are expected: others were taken meanwhile."""
 _LOOK = 0.02
+_HALF = "it may be done later, or half; look at what is there before you repeat it"
 
 
 class Piece(NamedTuple):
@@ -58,18 +59,25 @@ class Shelf:
         self._name = name
         self._lock = f"{name}.lock"
         self._one = threading.Lock()
+        self._sent: Parcel | None = None
 
     def visit(self, judge: Judge, deadline: float, limit: int = _MOST) -> None:
         """Takes all messages, or the first of them, and does what is decided about them.
 
         Raises:
             BrokerUnavailable: It could not be done; nothing is lost.
+            OutcomeUnknown: What was to be sent may be stored, and all messages are there as before.
         """
         with self._one:
             while True:
                 try:
                     self._desk.talk(lambda channel: self._steps(channel, judge, limit), deadline)
                     return
+                except BrokerUnavailable:
+                    sent, self._sent = self._sent, None
+                    if sent is None or self._publisher.withdraw(sent):
+                        raise
+                    raise OutcomeUnknown(f"{self._desk.link.server} did not confirm in time; {_HALF}") from None
                 except Closed as closed:
                     # The lock of this connection's last visit may go between its being declared and being used.
                     if closed.code != LOCKED and not (closed.code == NOT_FOUND and f"'{self._lock}'" in closed.text):
@@ -90,7 +98,12 @@ class Shelf:
         messages = [*sent, *(Message("", self._name, "", "", piece.body) for piece in worn)]
         if messages:
             soon, post = self._desk.link.soon, self._publisher.post
-            parcel: Parcel = yield lambda done: post(messages, lambda parcel: soon(lambda: done(parcel)))
+
+            def keep(parcel: Parcel) -> None:
+                self._sent = parcel
+
+            parcel: Parcel = yield lambda done: keep(post(messages, lambda parcel: soon(lambda: done(parcel)), _HALF))
+            self._sent = None
             if parcel.error or parcel.returned:
                 raise parcel.error or BrokerUnavailable("a queue is missing; nothing was changed, try again")
         kept = len(pieces) - len(gone) - len(worn)
