@@ -17,10 +17,12 @@ from mouso.brokers.base import Broker, Finding, JobFilter, Level, Retention
 from mouso.brokers.rabbitmq import names as naming
 from mouso.brokers.rabbitmq.alone import LoneRabbitBroker
 from mouso.brokers.rabbitmq.desk import Steps
+from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.letter import letter_of
 from mouso.brokers.rabbitmq.publisher import Parcel
-from mouso.brokers.rabbitmq.sending import until
+from mouso.brokers.rabbitmq.sending import Sending, until
 from mouso.brokers.rabbitmq.shelf import Shelf
+from mouso.clock import SYSTEM
 from mouso.errors import BrokerError, BrokerUnavailable, ConfigError, OutcomeUnknown
 from mouso.job import JobState
 from mouso.testing.conformance.kit import W1, claim, enqueue, make_job, outcome, settle
@@ -209,6 +211,32 @@ def test_a_job_that_fails_while_the_server_is_short_of_memory(bench: Bench, serv
     assert len(bench.history("end")) == 200
     assert worker.log.count("takes no messages") == worker.log.count("takes messages again") == 1
     assert "does not answer" not in worker.log
+
+
+def test_suspects_hold_up_nobody_while_the_server_is_short_of_memory(bench: Bench, server: RabbitServer) -> None:
+    """Their messages cannot move, so they wait; the others run, though they come later, and in one slot."""
+    jobs = bench.app(PAUSES)
+    sending = jobs.app.broker._sending
+    suspects = [letter_of(replace(jobs.pause.job(n, 0.0), priority=60), SYSTEM.now()) for n in range(100, 103)]
+    sending.publish([replace(letter, lost=1) for letter in suspects], until(5))
+    jobs.pause.map([(n, 0.0) for n in range(20)])
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        wait_until(lambda: not takes_messages(sending), message="the alarm is known")
+        worker = bench.worker("-p", "1", concurrency=1)
+        bench.wait_for("end", 20)
+        assert set(texts(bench, "end")) == {str(n) for n in range(20)}
+        assert "does not answer" not in worker.log
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    bench.wait_for("end", 23)
+    assert sorted(texts(bench, "start")) == sorted(map(str, [*range(20), *range(100, 103)]))
+
+
+def takes_messages(sending: Sending) -> bool:
+    """Whether the server takes a message."""
+    sending.publisher.post([Message("", sending.names.nowhere, "", "", b"")])
+    return not sending.publisher.blocked
 
 
 LATER = (

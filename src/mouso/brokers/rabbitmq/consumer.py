@@ -134,6 +134,12 @@ class Consumer(Desk):
             return True
         return not tap.ready and tap.prefetch <= tap.out and tap.prefetch < min(tap.out + self.wanted, _MOST)
 
+    def ring(self) -> None:
+        """Lets the worker look for jobs."""
+        with self.news:
+            self.rings += 1
+            self.news.notify_all()
+
     def adjust(self) -> None:
         """Lets each queue be served as its ``pushed`` says."""
         self.link.soon(self._adjust)
@@ -331,9 +337,7 @@ class Consumer(Desk):
     def _answers_again(self) -> None:
         """A queue that was left out is back."""
         self.link.soon(self._adjust)
-        with self.news:
-            self.rings += 1
-            self.news.notify_all()
+        self.ring()
 
     def hold(self, name: str, take: Callable[[Tap, int, Letter], None]) -> None:
         """Consumes what this worker has sent to itself; ``take`` is called on the link's thread."""

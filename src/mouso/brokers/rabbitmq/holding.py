@@ -11,6 +11,8 @@ their workers. What comes back from there has lost its worker under its run, not
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from msgspec.structs import replace
 from pika.channel import Channel
 
@@ -19,9 +21,11 @@ from mouso.brokers.rabbitmq.desk import Closed, Steps
 from mouso.brokers.rabbitmq.frames import Message
 from mouso.brokers.rabbitmq.letter import Letter, encode
 from mouso.brokers.rabbitmq.names import level_of
+from mouso.brokers.rabbitmq.publisher import Parcel
 from mouso.brokers.rabbitmq.sending import Sending, until
 from mouso.brokers.rabbitmq.taps import Held, Tap
 from mouso.clock import SYSTEM
+from mouso.errors import BrokerError, ConfigError
 
 _PART = 3
 """A message moves when it is as old as this part of the server's timeout."""
@@ -45,32 +49,62 @@ class Holding:
         self._generation = -1
         self._moving: dict[tuple[str, int], Held] = {}
         self._orphans: list[Held] = []
+        self._trials: dict[int | str, tuple[Held, Parcel]] = {}
 
     def look(self, worker: str, deadline: float) -> None:
-        """Moves what has become old.
+        """Moves what has become old, unless RabbitMQ takes no messages.
 
         Raises:
             BrokerUnavailable, OutcomeUnknown: It could not be done; it is tried again with the next call.
         """
         consumer, late = self._consumer, SYSTEM.monotonic() - self._age
         with consumer.news:
-            old = [held for held in consumer.held.values() if held.worker == worker and held.since < late]
-        if old:
-            self._move(worker, old, deadline)
+            mine = [held for held in consumer.held.values() if held.worker == worker and held.key not in self._trials]
+        old = [held for held in mine if held.since < late]
+        if old and not self._sending.publisher.blocked:
+            self._sending.publisher.wait(self._move(worker, old, deadline), deadline)
 
-    def try_out(self, worker: str, suspects: list[Held], deadline: float) -> None:
+    def try_out(self, worker: str, suspects: Sequence[Held], most: int, deadline: float) -> list[Held]:
         """Moves the messages of jobs that may be what their workers die of, before they start.
 
-        Raises:
-            BrokerUnavailable, OutcomeUnknown: It could not be done.
-        """
-        consumer = self._consumer
-        self._move(worker, suspects, deadline)
-        with consumer.news:
-            if not consumer.news.wait_for(lambda: not any(held.tap.queue for held in suspects), _SWAP):
-                raise consumer.unavailable()
+        What RabbitMQ takes no messages for is not waited for; a later call returns it.
 
-    def _move(self, worker: str, old: list[Held], deadline: float) -> None:
+        Args:
+            most: How many are to be returned.
+
+        Returns:
+            Those that can start now.
+
+        Raises:
+            BrokerUnavailable, ConfigError, OutcomeUnknown: It could not be done.
+        """
+        if not suspects and not self._trials:
+            return []
+        consumer, publisher, held_by = self._consumer, self._sending.publisher, self._consumer.held
+        try:
+            if suspects:
+                parcel = self._move(worker, suspects, deadline)
+                self._trials.update((held.key, (held, parcel)) for held in suspects)
+            with consumer.news:  # without those whose claims were lost with a connection
+                self._trials = {key: trial for key, trial in self._trials.items() if held_by.get(key) is trial[0]}
+            trials = list(self._trials.values())[:most]
+            moved = [held for held, parcel in trials if publisher.wait_unless_blocked(parcel, deadline) is not None]
+            with consumer.news:
+                if not consumer.news.wait_for(lambda: not any(held.tap.queue for held in moved), _SWAP):
+                    raise consumer.unavailable()
+        except (BrokerError, ConfigError):
+            self._trials.clear()  # they go back
+            raise
+        for held in moved:
+            del self._trials[held.key]
+        return moved
+
+    @property
+    def trials(self) -> Collection[int | str]:
+        """Keys of claims that cannot start yet, as RabbitMQ takes no messages."""
+        return self._trials.keys()
+
+    def _move(self, worker: str, old: Sequence[Held], deadline: float) -> Parcel:
         consumer, name = self._consumer, self._sending.names.hold(worker)
         if self._generation != consumer.generation:
             self._open(name, deadline)
@@ -82,7 +116,8 @@ class Holding:
                 self._moving[letter.id, held.token] = held
                 back = self._sending.names.work(letter.queue, level_of(letter.priority))
                 messages.append(Message(name, back, letter.id, letter.task, encode(letter)))
-        self._sending.publisher.publish(messages, deadline)
+        self._sending.publisher.reach(deadline)
+        return self._sending.publisher.post(messages)
 
     def _open(self, name: str, deadline: float) -> None:
         names, generation = self._sending.names, self._consumer.generation

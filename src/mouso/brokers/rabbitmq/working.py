@@ -238,6 +238,9 @@ class Working:
         queues = self._usable(queues, deadline)
         consumer.missing = False
         consumer.serve(queues, want.limit)
+        tried = self._holding.try_out(worker, (), want.limit, deadline)
+        most = want.limit - len(tried)
+        want = replace(want, limit=most)
         claims: list[Held] = []
         others: list[tuple[Held, Letter]] = []
         suspects: list[Held] = []
@@ -261,7 +264,8 @@ class Working:
                     consumer.held[held.key] = held
                     if held.count >= NACKS or held.letter.lost:
                         suspects.append(held)
-                    exchange.leases.append(lease_of(held.letter, held.key, held.token, now))
+                    else:
+                        exchange.leases.append(lease_of(held.letter, held.key, held.token, now))
                 else:
                     after = settled(held.letter, done, worker, now)
                     others.append((held, after or ended(held.letter, JobState.COMPLETED, "", now)))
@@ -269,7 +273,10 @@ class Working:
         if others:
             self._send_on(others)
         if suspects:
-            self._holding.try_out(worker, suspects, deadline)
+            tried += self._holding.try_out(worker, suspects, most - len(exchange.leases), deadline)
+            if self._holding.trials:
+                consumer.ring()  # there is room left for others
+        exchange.leases += [lease_of(held.letter, held.key, held.token, now) for held in tried]
 
     def _usable(self, queues: Sequence[str], deadline: float) -> list[str]:
         """Those that are there as Mouso needs them; a line says when one is not, with what to do, and when it is again.
@@ -414,7 +421,7 @@ class Working:
         self._reach(until(_ANSWER))
         with consumer.news:
             lost = [key for key, token in held if self._claim_of(worker, key, token) is None]
-            known |= self._held_up.keys()
+            known |= self._held_up.keys() | self._holding.trials
             backs = [held for key, held in consumer.held.items() if held.worker == worker and key not in known]
         self._give_back(backs)
         return lost
@@ -422,7 +429,7 @@ class Working:
     def retire(self, worker: str) -> int:
         consumer = self._consumer
         with consumer.news:
-            known = self._held_up.keys()
+            known = self._held_up.keys() | self._holding.trials
             backs = [held for key, held in consumer.held.items() if held.worker == worker and key not in known]
         consumer.serve((), 0)
         if self._consumer.ready:
