@@ -79,7 +79,8 @@ class Outage:
     def begins(self, link: object, why: str, *, refused: bool = False) -> None:
         """A connection has gone, or is not to be had; with ``refused`` it is the server that will not have it."""
         with self._lock:
-            if not self._told and not (refused and self._raised):
+            raised = refused and (self._raised or link in self._down)  # it may be tried again before that is heard of
+            if not self._told and not raised:
                 self._told = "can be used" if refused else "answers"
                 what, end = ("cannot be used", "that is changed") if refused else ("does not answer", "it does")
                 log.warning("%s %s (%s); until %s, %s", self._server, what, why, end, self._meanwhile)
