@@ -17,7 +17,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import InvalidOperation
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -49,7 +49,6 @@ from mouso.wire import (
     is_deep,
     is_usable,
     loses_nan,
-    outgrows,
     preview,
     with_enums,
     with_numbers,
@@ -62,6 +61,9 @@ if TYPE_CHECKING:
 _P = inspect.Parameter
 _FLAT = frozenset({_P.POSITIONAL_OR_KEYWORD, _P.KEYWORD_ONLY})
 _VARIADIC = frozenset({_P.VAR_POSITIONAL, _P.VAR_KEYWORD})
+_TEXTS = frozenset({str, bytes, bytearray})
+_SIZED = _TEXTS | {list, tuple, set, frozenset, dict}
+_FEW, _LEVELS = 64, 4
 _SIGNALING = "a Decimal that is a signaling NaN (sNaN) cannot be compared; pass NaN or None"
 
 
@@ -183,7 +185,7 @@ class Signature:
         except TypeError:
             bound = self._bind(args, kwargs)  # the standard library words it better
         plain = args if self._flat and not kwargs else [getattr(bound, name) for name in self._plain]
-        if size := outgrows(plain, limit):
+        if size := _outgrows(plain, limit):
             raise self._too_large(size, limit, least=True)
         if codec == PICKLE:
             return self._pickle(args, kwargs, limit)
@@ -443,7 +445,7 @@ class Signature:
                 f"the result of task {self.name} is None, which its return annotation {self._returns} does not allow;"
                 f" return a value, or write {self._returns} | None"
             )
-        if self._result_adapter is None and (size := outgrows((value,), limit)):
+        if type(value) in _SIZED and self._result_adapter is None and (size := _outgrows((value,), limit)):
             raise self._result_too_large(size, limit, least=True)
         if codec == PICKLE:
             return self._pickle_result(value, limit)
@@ -589,3 +591,21 @@ def _surroundings(function: Any) -> dict[str, Any] | None:
 def _is_unresolved(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
     text = parameter.annotation
     return isinstance(text, str) and hints[parameter.name] is Any and text.rpartition(".")[2] != "Any"
+
+
+def _outgrows(values: Iterable[Any], limit: int, levels: int = _LEVELS) -> int:
+    """How many bytes one of the values takes at the least, if that is beyond a limit for certain; else 0.
+
+    Each character, byte or item takes a byte or more. To encode what is refused anyway would take its memory once more.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in _SIZED:
+            size = len(value)
+            if size > limit:
+                return size
+            if kind not in _TEXTS and size <= _FEW and levels:
+                found = _outgrows([*value.values()] if kind is dict else [*value], limit, levels - 1)
+                if found:
+                    return found
+    return 0

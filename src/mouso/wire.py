@@ -7,7 +7,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
 from types import UnionType
@@ -260,29 +260,6 @@ def _folds(encoded: bytes) -> bool:
             return True
         brackets = brackets.replace(b"[]", b"")
     return not brackets
-
-
-_TEXTS = frozenset({str, bytes, bytearray})
-_SIZED = _TEXTS | {list, tuple, set, frozenset, dict}
-_FEW, _LEVELS = 64, 4
-
-
-def outgrows(values: Iterable[Any], limit: int, levels: int = _LEVELS) -> int:
-    """How many bytes one of the values takes at the least, if that is beyond a limit for certain; else 0.
-
-    Each character, byte or item takes a byte or more. To encode what is refused anyway would take its memory once more.
-    """
-    for value in values:
-        kind = type(value)
-        if kind in _SIZED:
-            size = len(value)
-            if size > limit:
-                return size
-            if kind not in _TEXTS and size <= _FEW and levels:
-                found = outgrows([*value.values()] if kind is dict else [*value], limit, levels - 1)
-                if found:
-                    return found
-    return 0
 
 
 def loses_nan(value: Any, codec: str) -> bool:
