@@ -1,15 +1,19 @@
 """Where the SQLite file lies: every place that cannot work is refused at once, in one line that says what to do."""
 
+import gc
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mouso.brokers import Broker, connect
 from mouso.brokers.sqlite import ground, schema
+from mouso.brokers.sqlite.broker import SQLiteBroker
 from mouso.errors import BrokerUnavailable, ConfigError, SchemaError
 from mouso.job import Job
 from tests.unit.nobody import as_nobody, visible_folder
@@ -342,3 +346,42 @@ def test_a_file_that_another_program_keeps_locked(path: Path, broker: Broker) ->
     other.execute("ROLLBACK")
     other.close()
     assert broker.enqueue([Job(id="a", task="t")], timeout=0.1)[0].created
+
+
+# -- a broker that nobody closes
+
+
+class Owner:
+    """Holds a broker, and itself, so that the collector is needed."""
+
+    def __init__(self, broker: SQLiteBroker) -> None:
+        self.broker = broker
+        self.itself = broker.__dict__["owner"] = self
+
+
+def test_a_broker_that_is_collected_closes_its_connections_in_silence(path: Path) -> None:
+    """Python 3.13 warns of those that its collector comes upon before their store, as of those that were in use when
+    it ran before."""
+
+    def opened() -> SQLiteBroker:
+        broker = connect(f"sqlite:///{path}")
+        broker.open()
+        return cast(SQLiteBroker, broker)
+
+    def used(owner: Owner) -> None:
+        connections = owner.broker._store._writer, owner.broker._store._reader
+        gc.collect()
+        assert all(connections)
+
+    used(Owner(opened()))
+    gc.collect()  # a warning is an error
+    assert not [leads for leads in open_files() if leads.startswith(str(path))]
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found

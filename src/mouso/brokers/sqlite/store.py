@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from mouso.brokers.base import EXIT_LOST
 from mouso.brokers.sqlite import connecting, descriptors, faults, ground, locks, lost, schema
@@ -55,6 +55,10 @@ class Store:
         create: Whether a file that is not there is made; not by a worker's process, which also ends when it cannot
             use the store any more, to be replaced.
     """
+
+    _held: ClassVar[set[sqlite3.Connection]] = set()
+    """All connections of all stores. Python collects a store that nobody has closed, and what belongs to it, in any
+    order: it would warn of a connection before ``__del__`` can close it."""
 
     def __init__(self, path: str, synchronous: str, *, create: bool = True) -> None:
         try:
@@ -146,6 +150,7 @@ class Store:
         self._writes_with = (*writes_with, self._gate.held)
         self._reads_with = descriptors.held(self.path, others | {number for number, _ in writes_with})
         self._writer, self._reader = writer, reader
+        self._held.update((writer, reader))
         self._checkpoints.opened(writer)
 
     def close(self) -> None:
@@ -186,6 +191,7 @@ class Store:
                 self._close_both()
         else:
             self._close_both()
+        self._held.difference_update((self._reader, self._writer))
         self._writer = self._reader = None
         self._writes_with = self._reads_with = ()
 
@@ -559,6 +565,8 @@ def _after_fork(*, child: bool) -> None:
         else:
             store._reading.release()
             store._writing.release()
+    if child:
+        Store._held.clear()
     _forking.clear()
     _one_fork.release()
 
