@@ -119,6 +119,24 @@ def test_a_program_of_each_role_can_do_its_work_and_no_more(empty: PostgresServe
         assert [found and found.state for found in owner.get(["c", "d"])] == [JobState.CANCELLED, JobState.AVAILABLE]
 
 
+def test_a_producer_expires_nothing_but_what_is_past_its_expiry(empty: PostgresServer) -> None:
+    """It may end no job, but that which holds a key that it wants, and waits past its expiry."""
+    with broker_for(empty) as owner:
+        owner.open()
+        run(empty, schema.roles_sql("mouso"))
+        run(empty, "DROP ROLE IF EXISTS a_producer; CREATE ROLE a_producer LOGIN IN ROLE mouso_producer")
+    with broker_for(empty, "a_producer") as producer:
+        first, second = (Job(id=id, task="work", unique="key", ttl=ttl) for id, ttl in (("a", 0), ("b", 3_600_000)))
+        assert [done.created for done in producer.enqueue([first, second])] == [True, True]
+        far_ahead = "SELECT mouso.expire_holder(9000000000000, 'key')"
+        assert run(empty, far_ahead, user="a_producer") == [(False,)]
+        assert [job and job.state for job in producer.get(["a", "b"])] == [JobState.EXPIRED, JobState.AVAILABLE]
+    run(empty, "DROP ROLE IF EXISTS guest; CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA mouso TO guest")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        run(empty, far_ahead, user="guest")
+    run(empty, "REVOKE USAGE ON SCHEMA mouso FROM guest")
+
+
 def findings(broker: PostgresBroker, level: Level, *, full: bool = False) -> list[Any]:
     diagnosis = broker.diagnose(retention=Retention(), full=full)
     if diagnosis.view is not None:

@@ -16,7 +16,9 @@ from mouso.brokers import connect
 from mouso.brokers.base import Level, Retention
 from mouso.brokers.redis.broker import RedisBroker
 from mouso.errors import BrokerUnavailable, ConfigError, JobFailed, OutcomeUnknown
-from mouso.job import Job, UniqueScope
+from mouso.job import Job, JobState, UniqueScope
+from mouso.testing.clock import FakeClock
+from mouso.urls import BrokerURL
 from tests.integration.harness import WAIT, Bench
 from tests.integration.snippets import PAUSES, SOUND, still_sound
 from tests.servers.proxy import Proxy
@@ -218,6 +220,31 @@ def test_a_key_of_another_program_under_a_producer(server: RedisServer, key: str
         left = {found.decode().rpartition(":")[2] for found in server.ask("KEYS", "*")}
         assert left <= {"meta", "queues"}
         assert [done.created for done in broker.enqueue([later, held])] == [True, True]
+
+
+def told(server: RedisServer) -> list[Any]:
+    """What there is of live jobs."""
+    return [server.ask("HGETALL", f"mouso:{{default}}:{name}") for name in ("ids", "jobs", "live", "unique", "counts")]
+
+
+@pytest.mark.parametrize("key", ["final", "finished", "ended", "parked", "queues", "periods"])
+def test_a_key_of_another_program_when_a_unique_key_changes_hands(server: RedisServer, key: str) -> None:
+    """A job that is refused takes no unique key from another that waits past its expiry."""
+    clock = FakeClock()
+    late = Job(id="a", task="t", unique="u", ttl=1000)
+    new = Job(id="b", task="t", unique="u", unique_scope=UniqueScope.PERIOD, unique_period=60_000)
+    with closing(RedisBroker(BrokerURL.parse(server.url), clock=clock)) as broker:
+        broker.enqueue([late])
+        clock.advance(2)
+        before = told(server)
+        server.ask("DEL", f"mouso:{{default}}:{key}")
+        server.ask("SET", f"mouso:{{default}}:{key}", "mine")
+        with pytest.raises(ConfigError, match="mouso doctor says under which"):
+            broker.enqueue([new])
+        assert told(server) == before
+        server.ask("DEL", f"mouso:{{default}}:{key}")
+        assert [done.created for done in broker.enqueue([new])] == [True]
+        assert [job and job.state for job in broker.get(["a", "b"])] == [JobState.EXPIRED, JobState.AVAILABLE]
 
 
 @pytest.mark.parametrize("key", ["errors", "dead", "kept", "runs"])

@@ -375,6 +375,8 @@ class Broker(Protocol):
             A unique key that is held changes nothing and reports its holder. One of scope ``queued`` is held until the
             job is first claimed; one of scope ``live`` until it is final; one of scope ``period`` for that long from
             its enqueue.
+            A job that waits past its expiry holds no key of scope ``queued`` or ``live``: it expires in the same step
+            in which another takes it. One that runs keeps it.
             With ``connection`` the jobs exist if and only if the caller commits; from then on a claim finds them,
             whether or not anything has rung.
         """
@@ -535,7 +537,8 @@ class Broker(Protocol):
             Scheduled and retryable jobs are due now. Other live jobs are left alone (``live``), completed ones too
             (``done``).
             ``claims`` and past errors are kept; expiry, result, reason and a cancel request are cleared.
-            A job whose unique key another job holds by now is left alone (``conflict``).
+            A job whose unique key another job holds by now is left alone (``conflict``). One that waits past its
+            expiry lets go of it as in ``enqueue``.
         """
         ...
 

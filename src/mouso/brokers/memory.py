@@ -184,10 +184,13 @@ class MemoryBroker:
         return Enqueued(job.id, created=True)
 
     def _holder(self, unique: str | None) -> _Record | None:
-        """The job that holds a unique key now."""
+        """The job that holds a unique key now; one that waits past its expiry expires, and holds only for a period."""
         record = self._store.holders.get(unique)
         if unique is None or record is None:
             return None
+        lasts = record.job.unique_scope is UniqueScope.PERIOD
+        if not lasts and record.job.state in _WAITING and _expired(record.job, self._clock.now()):
+            self._move(record, JobState.EXPIRED, reason="expired")
         job = record.job
         held = {
             UniqueScope.QUEUED: job.state in LIVE and record.fresh,

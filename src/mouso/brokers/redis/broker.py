@@ -109,7 +109,11 @@ class RedisBroker:
             raise CapabilityError(f"{self.url} joins no transaction; enqueue without a connection")
         if not jobs:
             return []
-        reply = self._link.call("enqueue", self._now(), *map(rows.job_argument, jobs), timeout=timeout)
+        deadline = SYSTEM.monotonic() + timeout
+        given = [rows.job_argument(job) for job in jobs]
+        reply = self._link.call("enqueue", self._now(), *given, timeout=timeout)
+        if not reply:
+            reply = self._link.call("enqueue_over", self._now(), *given, timeout=deadline - SYSTEM.monotonic())
         return [Enqueued(holder.decode() or job.id, not holder) for job, holder in zip(jobs, reply, strict=True)]
 
     # -- workers

@@ -109,7 +109,7 @@ class Link:
                     self._ask_leave(connection, script, of, deadline)
                 sent = True
                 reply = self._ask(connection, script, command, deadline)
-                if self._replicas and script.name == "enqueue":
+                if self._replicas and script.name in ("enqueue", "enqueue_over"):
                     self._replicate(connection, deadline)
                 return reply
             except _REFUSED as error:

@@ -10,7 +10,7 @@ _DOCTOR = ("clock", "types", "overdue", "verify", "unheld")
 _READS = ("get", "look", "runs", "find", "claims", "queues", "workers", *_DOCTOR)
 _OPERATES = ("cancel", "retry", "delete", "pause", "purge", "ask_stack")
 ROLES = {
-    "producer": ("enqueue", "get", "look", "runs", "cancel", "retry"),
+    "producer": ("enqueue", "enqueue_over", "get", "look", "runs", "cancel", "retry"),
     "worker": tuple(load()),
     "dashboard": _READS,
     "operator": _READS + _OPERATES,

@@ -94,10 +94,12 @@ class SQLiteBroker:
         if connection is not None:
             return self._enqueue_in(connection, jobs, timeout)
         with self._store.write(timeout) as tx:
-            enqueued = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
+            enqueued, expired = producing.insert(tx, jobs, self._clock.now(), self._known_queues)
         if not all(job.queue in self._known_queues for job in jobs):
             self._known_queues.update(job.queue for job, s in zip(jobs, enqueued, strict=True) if s.created)
         self._bells.ring(WORKERS)
+        if expired:
+            self._bells.ring(CALLERS)
         return enqueued
 
     def _enqueue_in(self, connection: object, jobs: Sequence[Job], timeout: float) -> list[Enqueued]:
@@ -106,7 +108,7 @@ class SQLiteBroker:
             if alone:
                 tx.execute("BEGIN IMMEDIATE")
             try:
-                enqueued = producing.insert(tx, jobs, self._clock.now(), set())
+                enqueued, expired = producing.insert(tx, jobs, self._clock.now(), set())
             except BaseException:
                 if alone and tx.in_transaction:  # SQLite may have rolled back by itself, as on a full disk
                     tx.execute("ROLLBACK")
@@ -114,6 +116,8 @@ class SQLiteBroker:
             if alone and joining.commits_by_itself(tx):
                 tx.execute("COMMIT")
         self._bells.ring(WORKERS)
+        if expired:
+            self._bells.ring(CALLERS)
         return enqueued
 
     # -- workers

@@ -92,7 +92,7 @@ def _retry_one(tx: sqlite3.Connection, seq: int, state: JobState, now: int, tall
     if not state.final:
         return RetryResult.LIVE
     id_, key, scope = tx.execute("SELECT id, unique_key, unique_scope FROM mouso_jobs WHERE seq = ?", (seq,)).fetchone()
-    if key is not None and holder(tx, key, now) not in (None, id_):
+    if key is not None and holder(tx, key, now, tallies) not in (None, id_):
         return RetryResult.CONFLICT
     if scope == UniqueScope.PERIOD:
         key = None

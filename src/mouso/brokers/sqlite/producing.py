@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 
 from mouso.brokers.base import Enqueued
-from mouso.job import Job, UniqueScope
+from mouso.brokers.sqlite import rows
+from mouso.job import Job, JobState, UniqueScope
 
 _JOB = (
     "INSERT OR IGNORE INTO mouso_jobs (seq, id, task, queue, priority, enqueued_at, codec, options, unique_key,"
@@ -22,28 +24,33 @@ _LIVE_AT_ONCE = (
 )
 
 
-def insert(tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: set[str]) -> list[Enqueued]:
-    """Stores jobs in the open transaction.
+def insert(
+    tx: sqlite3.Connection, jobs: Sequence[Job], now: int, known_queues: set[str]
+) -> tuple[list[Enqueued], bool]:
+    """Stores jobs in the open transaction; returns what became of them, and whether others expired for them.
 
     Args:
         known_queues: Queue names known to be stored.
     """
+    tallies: rows.Tallies = Counter()
     if len(jobs) > 1 and not any(job.unique for job in jobs) and _insert_fresh(tx, jobs, now):
         enqueued = [Enqueued(job.id, True) for job in jobs]
     else:
-        enqueued = [_insert_one(tx, job, now) for job in jobs]
+        enqueued = [_insert_one(tx, job, now, tallies) for job in jobs]
     for queue in {job.queue for job in jobs} - known_queues:
         if any(stored.created for job, stored in zip(jobs, enqueued, strict=True) if job.queue == queue):
             tx.execute("INSERT OR IGNORE INTO mouso_queues (name) VALUES (?)", (queue,))
-    return enqueued
+    if tallies:
+        rows.store_tallies(tx, tallies)
+    return enqueued, bool(tallies)
 
 
 def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], now: int) -> bool:
     """Stores jobs of which none is there yet, or returns False and stores nothing."""
     tx.execute("SAVEPOINT fresh")
     (last,) = tx.execute("SELECT max(seq) FROM mouso_jobs").fetchone()
-    rows = [_job_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)]
-    if tx.executemany(_JOB, rows).rowcount == len(jobs):
+    given = [_job_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)]
+    if tx.executemany(_JOB, given).rowcount == len(jobs):
         if any(job.delay or job.due or job.ttl is not None or job.expires_at for job in jobs):
             tx.executemany(_LIVE, [_live_row(job, seq, now) for seq, job in enumerate(jobs, last + 1)])
         else:
@@ -55,9 +62,9 @@ def _insert_fresh(tx: sqlite3.Connection, jobs: Sequence[Job], now: int) -> bool
     return False
 
 
-def _insert_one(tx: sqlite3.Connection, job: Job, now: int) -> Enqueued:
+def _insert_one(tx: sqlite3.Connection, job: Job, now: int, tallies: rows.Tallies) -> Enqueued:
     if job.unique and not tx.execute("SELECT 1 FROM mouso_jobs WHERE id = ?", (job.id,)).fetchone():
-        held_by = holder(tx, job.unique, now)
+        held_by = holder(tx, job.unique, now, tallies)
         if held_by:
             return Enqueued(held_by, False)
         if job.unique_scope is UniqueScope.PERIOD:
@@ -72,14 +79,18 @@ def _insert_one(tx: sqlite3.Connection, job: Job, now: int) -> Enqueued:
     return Enqueued(job.id, True)
 
 
-def holder(tx: sqlite3.Connection, key: str, now: int) -> str | None:
-    """The id of the job that holds a unique key now."""
-    row = tx.execute(
-        "SELECT j.id FROM mouso_live l JOIN mouso_jobs j USING (seq) WHERE l.unique_key = ?"
-        " UNION ALL SELECT id FROM mouso_unique_periods WHERE key = ? AND until > ?",
-        (key, key, now),
-    ).fetchone()
-    return row[0] if row else None
+def holder(tx: sqlite3.Connection, key: str, now: int, tallies: rows.Tallies) -> str | None:
+    """The id of the job that holds a unique key now; one that waits past its expiry expires, and holds it no more."""
+    found = tx.execute(
+        "SELECT j.id, l.seq, l.expires_at <= ? AND l.state <> 'running' FROM mouso_live l JOIN mouso_jobs j USING (seq)"
+        " WHERE l.unique_key = ? UNION ALL SELECT id, NULL, 0 FROM mouso_unique_periods WHERE key = ? AND until > ?",
+        (now, key, key, now),
+    ).fetchall()
+    for id_, seq, lapsed in found:
+        if not lapsed:
+            return str(id_)
+        rows.finish(tx, seq, JobState.EXPIRED, now, tallies, reason="expired")
+    return None
 
 
 def _job_row(job: Job, seq: int | None, now: int) -> tuple[object, ...]:

@@ -213,6 +213,32 @@ class Retrying(Suite):
         assert broker.retry(["a"]) == [RetryResult.RETRIED]
         assert broker.enqueue([make_job("b", unique="key")]) == [Enqueued("a", False)]
 
+    @pytest.mark.parametrize("scope", UniqueScope)
+    def test_a_key_that_another_holds_past_its_expiry(
+        self, broker: Broker, clock: FakeClock, scope: UniqueScope
+    ) -> None:
+        """One that waits past its expiry lets go of it as in ``enqueue``."""
+        enqueue(broker, "a", unique="key", unique_scope=scope, unique_period=1000)
+        finish(broker, JobState.DEAD, "a")
+        clock.advance(2)
+        enqueue(broker, "b", unique="key", ttl=1000)
+        clock.advance(2)
+        assert broker.retry(["a"]) == [RetryResult.RETRIED]
+        assert (state(broker, "a"), state(broker, "b")) == (JobState.AVAILABLE, JobState.EXPIRED)
+        assert [queue.counts for queue in broker.queues()] == [{JobState.EXPIRED: 1, JobState.AVAILABLE: 1}]
+        assert broker.retry(["b"]) == [RetryResult.RETRIED if scope is UniqueScope.PERIOD else RetryResult.CONFLICT]
+
+    @pytest.mark.parametrize("origin", [JobState.COMPLETED, JobState.AVAILABLE])
+    def test_what_is_not_retried_takes_no_key(self, broker: Broker, clock: FakeClock, origin: JobState) -> None:
+        """Other live jobs are left alone (``live``), completed ones too (``done``)."""
+        enqueue(broker, "a", unique="key", unique_scope=UniqueScope.QUEUED)
+        finish(broker, origin, "a")
+        enqueue(broker, "b", unique="key", ttl=1000)
+        clock.advance(2)
+        before = everything(broker)
+        assert broker.retry(["a"]) == [RetryResult.DONE if origin.final else RetryResult.LIVE]
+        assert everything(broker) == before
+
     def test_only_one_of_two_gets_the_key_back(self, broker: Broker) -> None:
         """A job whose unique key another job holds by now is left alone (``conflict``)."""
         for id in "ab":

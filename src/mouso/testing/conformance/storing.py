@@ -20,13 +20,17 @@ from mouso.testing.conformance.kit import (
     W1,
     MakeBroker,
     Suite,
+    against,
     claim,
     claim_one,
     complete,
+    ended_by,
     enqueue,
     everything,
     exchange,
+    failure,
     finish,
+    ids,
     make_job,
     outcome,
     read,
@@ -384,6 +388,133 @@ class UniqueKeys(Suite):
         assert list(everything(broker)) == [winner]
 
 
+def _wait_past_expiry(broker: Broker, clock: FakeClock, origin: str, **fields: Any) -> None:
+    """Stores the job "a", which holds a key and waits past its expiry; nobody has expired it yet."""
+    task = "nobody's" if origin is PARKED else TASK
+    delay = 500_000 if origin is JobState.SCHEDULED else 0
+    enqueue(broker, "a", unique="key", task=task, ttl=1000, delay=delay, **fields)
+    if origin is PARKED:
+        claim(broker, tasks=frozenset({TASK}))
+        assert read(broker, "a").parked
+    if origin is JobState.RETRYABLE:
+        settle(broker, failure(claim_one(broker), delay=500_000))
+    clock.advance(2)
+    assert state(broker, "a") == (JobState.AVAILABLE if origin is PARKED else origin)
+
+
+PARKED = "parked"
+PAST_EXPIRY = [
+    (UniqueScope.LIVE, JobState.AVAILABLE),
+    (UniqueScope.LIVE, JobState.SCHEDULED),
+    (UniqueScope.LIVE, JobState.RETRYABLE),
+    (UniqueScope.LIVE, PARKED),
+    (UniqueScope.QUEUED, JobState.AVAILABLE),
+    (UniqueScope.QUEUED, JobState.SCHEDULED),
+    (UniqueScope.QUEUED, PARKED),
+]
+"""Each scope that ends with its job, with each state in which a job waits and holds a key of it."""
+
+
+class KeysPastExpiry(Suite):
+    """Who holds a unique key when its job was not started in time."""
+
+    @pytest.mark.parametrize(("scope", "origin"), PAST_EXPIRY)
+    def test_a_waiting_job_holds_no_key(
+        self, broker: Broker, clock: FakeClock, scope: UniqueScope, origin: str
+    ) -> None:
+        """A job that waits past its expiry holds no key of scope ``queued`` or ``live``: it expires in the same step
+        in which another takes it."""
+        _wait_past_expiry(broker, clock, origin, unique_scope=scope)
+        before = read(broker, "a")
+        assert _add(broker, "b", scope) == Enqueued("b", True)
+        expired = {"state": JobState.EXPIRED, "reason": "expired", "finished_at": clock.now(), "due": None}
+        assert read(broker, "a") == replace(before, parked=False, **expired)
+        assert [queue.counts for queue in broker.queues()] == [{JobState.EXPIRED: 1, JobState.AVAILABLE: 1}]
+        assert broker.promote(10) == 0
+        assert _add(broker, "c", scope) == Enqueued("b", False)
+        assert ids(claim(broker, 10)) == ["b"]
+
+    @pytest.mark.parametrize("newcomer", UniqueScope)
+    def test_it_gives_way_to_every_scope(self, broker: Broker, clock: FakeClock, newcomer: UniqueScope) -> None:
+        """It expires in the same step in which another takes it, for whatever time."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        assert _add(broker, "b", newcomer) == Enqueued("b", True)
+        assert _add(broker, "c", UniqueScope.LIVE) == Enqueued("b", False)
+        assert state(broker, "a") is JobState.EXPIRED
+
+    @pytest.mark.parametrize("scope", UniqueScope)
+    def test_a_period_lasts(self, broker: Broker, clock: FakeClock, scope: UniqueScope) -> None:
+        """One of scope ``period`` for that long from its enqueue, whether or not its job was started in time."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE, unique_scope=UniqueScope.PERIOD, unique_period=3000)
+        before = everything(broker)
+        assert _add(broker, "b", scope) == Enqueued("a", False)
+        assert everything(broker) == before
+        clock.advance(2)
+        assert _add(broker, "b", scope) == Enqueued("b", True)
+
+    def test_a_running_job_keeps_it(self, broker: Broker, clock: FakeClock) -> None:
+        """One that runs keeps it."""
+        enqueue(broker, "a", unique="key", ttl=1000)
+        lease = claim_one(broker)
+        clock.advance(2)
+        before = everything(broker)
+        assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("a", False)
+        assert everything(broker) == before
+        assert settle(broker, release(lease)) == []
+        assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("b", True)
+        assert state(broker, "a") is JobState.EXPIRED
+
+    def test_the_last_moment(self, broker: Broker, clock: FakeClock) -> None:
+        """A job that waits past its expiry holds no key; until then it does."""
+        enqueue(broker, "a", unique="key", ttl=1000)
+        clock.advance(0.999)
+        assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("a", False)
+        clock.advance(0.001)
+        assert _add(broker, "b", UniqueScope.LIVE) == Enqueued("b", True)
+
+    def test_several_in_one_call(self, broker: Broker, clock: FakeClock) -> None:
+        """It expires in the same step in which another takes it, even if both came in one call."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        late = [make_job(id, unique="key", ttl=0) for id in "bc"]
+        given = [*late, make_job("d", unique="key"), make_job("e", unique="key"), make_job("f")]
+        stored = broker.enqueue(given)
+        assert stored == [*(Enqueued(id, True) for id in "bcd"), Enqueued("d", False), Enqueued("f", True)]
+        assert [state(broker, id) for id in "abc"] == [JobState.EXPIRED] * 3
+        assert ids(claim(broker, 10)) == ["d", "f"]
+
+    def test_an_id_that_is_there_takes_no_key(self, broker: Broker, clock: FakeClock) -> None:
+        """An id that is stored already, in any state, changes nothing."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        enqueue(broker, "b")
+        before = everything(broker)
+        for id in "ab":
+            assert broker.enqueue([make_job(id, unique="key")]) == [Enqueued(id, False)]
+        assert everything(broker) == before
+
+    def test_waiting_callers_hear_of_it(self, broker: Broker, make_broker: MakeBroker, clock: FakeClock) -> None:
+        """No final state is missed: it expires in the same step."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        other = make_broker()
+        [seen] = other.watch({"a": None}, 0)
+        [news] = ended_by(lambda: other.watch({"a": seen}, 8.0), lambda: _add(broker, "b", UniqueScope.LIVE))
+        assert news.state is JobState.EXPIRED
+        other.close()
+
+    def test_one_of_many_takes_it(self, broker: Broker, make_broker: MakeBroker, clock: FakeClock) -> None:
+        """It expires in the same step in which another takes it, once, whoever else is at it."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        brokers = [broker, make_broker()] * 3
+        adds = [lambda b=b, n=n: _add(b, f"j{n}", UniqueScope.LIVE) for n, b in enumerate(brokers)]
+        results, _ = against(lambda: together(*adds), lambda: broker.promote(10))
+        [winner] = [done.id for done in results if done.created]
+        assert {done.id for done in results} == {winner}
+        assert {id: job.state for id, job in everything(broker).items()} == {
+            winner: JobState.AVAILABLE,
+            "a": JobState.EXPIRED,
+        }
+        assert [queue.counts for queue in broker.queues()] == [{JobState.EXPIRED: 1, JobState.AVAILABLE: 1}]
+
+
 class Transactions(Suite):
     """``enqueue`` with the caller's connection."""
 
@@ -418,6 +549,21 @@ class Transactions(Suite):
         assert everything(broker) == {}
         assert broker.enqueue([make_job("c", unique="key")]) == [Enqueued("c", True)]
         assert [queue.name for queue in broker.queues()] == ["default"]
+
+    def test_a_key_past_its_expiry_is_taken_if_the_caller_commits(
+        self, broker: Broker, clock: FakeClock, connection: Any
+    ) -> None:
+        """With ``connection`` the jobs exist if and only if the caller commits; so long the others are as they were."""
+        _wait_past_expiry(broker, clock, JobState.AVAILABLE)
+        before = everything(broker)
+        for end in (connection.rollback, connection.commit):
+            assert broker.enqueue([make_job("b", unique="key")], connection=connection) == [Enqueued("b", True)]
+            assert everything(broker) == before
+            end()
+        assert {id: job.state for id, job in everything(broker).items()} == {
+            "b": JobState.AVAILABLE,
+            "a": JobState.EXPIRED,
+        }
 
     def test_a_queue_is_known_after_a_rollback(self, broker: Broker, connection: Any) -> None:
         """With ``connection`` the jobs exist if and only if the caller commits."""

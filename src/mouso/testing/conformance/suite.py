@@ -9,7 +9,7 @@ from mouso.testing.conformance.operating import Cancelling, Deleting, Pausing, R
 from mouso.testing.conformance.races import Races
 from mouso.testing.conformance.reading import Reading
 from mouso.testing.conformance.runs import Logs, Runs, Stacks
-from mouso.testing.conformance.storing import Enqueueing, Opening, Transactions, UniqueKeys
+from mouso.testing.conformance.storing import Enqueueing, KeysPastExpiry, Opening, Transactions, UniqueKeys
 from mouso.testing.conformance.transitions import Transitions
 from mouso.testing.conformance.upkeep import Promoting, Pruning
 from mouso.testing.conformance.waiting import Waiting, Watching
@@ -26,6 +26,7 @@ class BrokerConformance(
     Opening,
     Enqueueing,
     UniqueKeys,
+    KeysPastExpiry,
     Transactions,
     Ending,
     Waiting,

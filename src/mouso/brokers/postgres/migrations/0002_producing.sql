@@ -133,7 +133,27 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT (CASE WHEN _key IS NULL THEN 0 WHEN _scope = 'queued' THEN 1 WHEN _scope = 'live' THEN 2 ELSE 0 END)::smallint
 $$;
 
--- Gives a unique key to a job, or returns the id of the job that holds it.
+-- Expires the job that holds a unique key if it waits past its expiry, whoever may no more than store jobs; returns whether it
+-- did. It is locked before its key is, as everywhere. What a caller says is now counts only up to the present.
+CREATE FUNCTION {schema}.expire_holder(_now bigint, _key text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off
+    SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE
+    _seqs bigint[] := ARRAY(
+        SELECT l.seq FROM {schema}.keys k JOIN {schema}.live l ON l.seq = k.seq
+        WHERE k.key = _key AND k.until IS NULL AND l.expires_at <= least(_now, {schema}.now()) AND l.state <> 'running'
+        FOR UPDATE OF l
+    );
+BEGIN
+    IF _seqs = '{}' THEN
+        RETURN false;
+    END IF;
+    PERFORM {schema}.finish(_now, _seqs, 'expired', 'expired'), {schema}.ring('c');
+    RETURN true;
+END $$;
+
+-- Gives a unique key to a job, or returns the id of the job that holds it. A key of another job is not locked: who ends that
+-- job locks it first, and then the key.
 CREATE FUNCTION {schema}.hold(_now bigint, _key text, _seq bigint, _id text, _until bigint) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -143,12 +163,16 @@ BEGIN
         RETURN NULL;
     END IF;
     LOOP
-        INSERT INTO {schema}.keys AS k (key, seq, id, until) VALUES (_key, _seq, _id, _until)
-        ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id, until = excluded.until
-        WHERE k.until <= _now OR k.id = excluded.id;
+        INSERT INTO {schema}.keys (key, seq, id, until) VALUES (_key, _seq, _id, _until) ON CONFLICT DO NOTHING;
         IF FOUND THEN
             RETURN NULL;
         END IF;
+        UPDATE {schema}.keys k SET seq = _seq, id = _id, until = _until
+        WHERE k.key = _key AND (k.until <= _now OR k.id = _id);
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+        CONTINUE WHEN {schema}.expire_holder(_now, _key);
         SELECT k.id INTO _held_by FROM {schema}.keys k WHERE k.key = _key;
         IF FOUND THEN
             RETURN _held_by;

@@ -51,6 +51,7 @@ BEGIN
         RETURN 'done';
     END IF;
     IF _job.unique_scope = 'period' THEN
+        PERFORM {schema}.expire_holder(_now, _job.unique_key);
         SELECT k.id INTO _held_by FROM {schema}.keys k
         WHERE k.key = _job.unique_key AND k.id <> _job.id AND (k.until IS NULL OR k.until > _now);
     ELSE

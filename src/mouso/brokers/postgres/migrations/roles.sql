@@ -12,13 +12,14 @@ BEGIN
     END LOOP;
 END $$;
 
-REVOKE EXECUTE ON FUNCTION {schema}.add_day, {schema}.drop_day FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION {schema}.add_day, {schema}.drop_day, {schema}.expire_holder FROM PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO mouso_producer, mouso_worker, mouso_dashboard;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO mouso_producer;
 GRANT INSERT ON {schema}.jobs, {schema}.live TO mouso_producer;
 GRANT INSERT, UPDATE, DELETE ON {schema}.keys, {schema}.ears TO mouso_producer;
 GRANT USAGE ON SEQUENCE {schema}.seqs TO mouso_producer;
+GRANT EXECUTE ON FUNCTION {schema}.expire_holder TO mouso_producer, mouso_worker, mouso_dashboard;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO mouso_worker, mouso_dashboard;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO mouso_worker, mouso_dashboard;

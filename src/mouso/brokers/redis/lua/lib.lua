@@ -96,7 +96,7 @@ local function store_counts()
 end
 
 --- unique
--- The id of the job that holds a key now, or nil.
+-- The id of the job that holds a key now; or nil, and the seq of the job that held it and waits past its expiry, if one does.
 local function holder(key)
   local held = redis.call('HGET', unique, key)
   if not held then
@@ -105,6 +105,12 @@ local function holder(key)
   local scope, seq, stop, id = struct.unpack('>Bc15dBc0', held)
   if scope == PERIOD then
     return now < stop and id or nil
+  end
+  local record = redis.call('HGET', live, seq)
+  local s = record and read_state(record)
+  local job = s and s.expires == 1 and s.state ~= RUNNING and read_job(seq)
+  if job and job.expires <= now then
+    return nil, seq
   end
   return id
 end
@@ -178,7 +184,11 @@ local function finish(seq, s, state, worker, keep, reason, body)
   if keep >= 0 then
     redis.call('ZADD', kept, now + keep, seq)
   end
-  redis.call('ZADD', state == DEAD and dead or finished, now, seq)
+  if state == DEAD then
+    redis.call('ZADD', dead, now, seq)
+  else
+    redis.call('ZADD', finished, now, seq)
+  end
   if state ~= COMPLETED then
     redis.call('ZADD', ended, 0, seq)
   end
@@ -186,6 +196,14 @@ local function finish(seq, s, state, worker, keep, reason, body)
   if s.unique == 1 then
     let_go(read_job(seq, s), false)
   end
+end
+
+--- expire
+-- Ends a waiting job that is past its expiry.
+local function expire(seq)
+  local s = read_state(redis.call('HGET', live, seq))
+  unwait(read_job(seq, s), s)
+  finish(seq, s, EXPIRED, '', -1, 'expired', '')
 end
 
 --- read_final
@@ -315,4 +333,139 @@ local function steady(boot, own)
   end
   redis.call('HSET', steadies, boot, struct.pack('>dd', own, now - skew))
   return now - skew
+end
+
+--- enqueue
+-- What enqueue and enqueue_over do. Only the latter can expire jobs: the keys and functions for that would cost each delay() a tenth.
+local n = #ARGV - 1
+local reply, new_ids, new_jobs, new_ready, new_live, seen = {}, {}, {}, {}, {}, {}
+local new_delayed, new_waiting, new_expiring, new_queues = {}, {}, {}, {}
+local new_held, last, known = {}, nil, {}
+-- For each unique key the job of this call that holds it, if that came past its expiry; and all whose keys others take.
+local late, over = {}, nil
+
+-- The number of the first job. After everything was deleted numbers go on above those of jobs that may still run.
+local function first()
+  local start = redis.call('HINCRBY', meta, 'seq', n) - n + 1
+  if start == 1 then
+    start = math.floor(now) * 100
+    redis.call('HSET', meta, 'seq', string.format('%d', start + n - 1), 'base', string.format('%d', start))
+  end
+  return start
+end
+
+local function read(expire)
+  for i = 1, n do
+    local argument = ARGV[i + 1]
+    local delay, due, ttl, expires, length = struct.unpack('>ddddH', argument)
+    local priority, queue, task, key, scope, period, id = struct.unpack('>hBc0Hc0Hc0BdBc0', argument, 35)
+    if seen[id] or redis.call('HEXISTS', ids, id) == 1 then
+      reply[i] = id
+    else
+      local held_by, past
+      if key ~= '' then
+        held_by, past = holder(key)
+        if late[key] then held_by, past = nil, late[key] end
+      end
+      if past then
+        over = over or {}
+        over[#over + 1] = past
+        if not expire then return end
+      end
+      if held_by then
+        reply[i] = held_by
+      else
+        reply[i] = ''
+        seen[id] = true
+        last = last and last + 1 or first()
+        local seq = string.format('%015d', last)
+        if delay >= 0 then due = now + delay end
+        if ttl >= 0 then expires = now + ttl end
+        local state = due > now and SCHEDULED or AVAILABLE
+        new_ids[#new_ids + 1] = id
+        new_ids[#new_ids + 1] = seq
+        new_jobs[#new_jobs + 1] = seq
+        new_jobs[#new_jobs + 1] = struct.pack('>Hdd', length + 18, now, expires) .. string.sub(argument, 35)
+        new_live[#new_live + 1] = seq
+        new_live[#new_live + 1] = struct.pack('>BddddBdBBBc0Bc0', state, 0, 0, 0, 0, 1, state == SCHEDULED and due or 0,
+          key ~= '' and 1 or 0, expires >= 0 and 1 or 0, 0, '', #queue, queue)
+        if state == AVAILABLE then
+          new_ready[#new_ready + 1] = 0
+          new_ready[#new_ready + 1] = place(queue, priority, seq)
+        else
+          new_delayed[#new_delayed + 1] = due
+          new_delayed[#new_delayed + 1] = seq
+          new_waiting[#new_waiting + 1] = 0
+          new_waiting[#new_waiting + 1] = seq
+        end
+        if expires >= 0 then
+          new_expiring[#new_expiring + 1] = expires
+          new_expiring[#new_expiring + 1] = seq
+        end
+        if key ~= '' then
+          new_held[#new_held + 1] = key
+          late[key] = scope ~= PERIOD and expires >= 0 and expires <= now and seq
+          hold({seq = seq, key = key, scope = scope, period = period, enqueued = now, id = id})
+        end
+        if not known[queue] then
+          known[queue] = true
+          new_queues[#new_queues + 1] = queue
+        end
+        count(queue, state, 1)
+      end
+    end
+  end
+end
+
+local function write(expire)
+  chunks('HSET', jobs, new_jobs)
+  chunks('HSET', live, new_live)
+  chunks('ZADD', ready, new_ready)
+  chunks('ZADD', delayed, new_delayed)
+  chunks('ZADD', waiting, new_waiting)
+  chunks('ZADD', expiring, new_expiring)
+  chunks('SADD', queues, new_queues)
+  chunks('HSET', ids, new_ids)
+  for _, seq in ipairs(over or {}) do expire(seq) end
+  store_counts()
+end
+
+-- Takes everything back: a server does not when a script fails.
+local function undo()
+  for i, values in ipairs({new_ids, new_jobs, new_live}) do
+    for j = 1, #values, 2 do
+      redis.pcall('HDEL', ({ids, jobs, live})[i], values[j])
+    end
+  end
+  for i, values in ipairs({new_ready, new_delayed, new_waiting, new_expiring}) do
+    for j = 2, #values, 2 do
+      redis.pcall('ZREM', ({ready, delayed, waiting, expiring})[i], values[j])
+    end
+  end
+  for _, key in ipairs(new_held) do
+    redis.pcall('HDEL', unique, key)
+    redis.pcall('ZREM', periods, key)
+  end
+end
+
+local function enqueue(expire)
+  local done, why = pcall(read, expire)
+  if done and over and not expire then
+    undo()
+    return {}
+  end
+  if done and last then
+    done, why = pcall(write, expire)
+  end
+  if not done then
+    undo()
+    return redis.error_reply('-' .. (type(why) == 'table' and why.err or why))
+  end
+  if last then
+    redis.pcall('PUBLISH', bell .. ':w', '')
+  end
+  if over then
+    redis.pcall('PUBLISH', bell .. ':c', '')
+  end
+  return reply
 end

@@ -1,5 +1,5 @@
 -- keys: ids jobs live ready delayed waiting expiring parked counts unique periods final finished dead ended kept bell
--- parts: now states job state counts unique waits read_final
+-- parts: now states job state counts unique waits finish expire read_final
 -- ARGV: now, whether there are bodies (1), then of each job: id, body with other arguments if so
 local reply = {}
 local step = ARGV[2] == '1' and 2 or 1
@@ -19,12 +19,16 @@ for i = 3, #ARGV, step do
       end
     else
       local f = read_final(redis.call('HGET', final, seq), job)
-      local held_by = job.key ~= '' and holder(job.key)
+      local held_by, over
+      if f.state ~= COMPLETED and job.key ~= '' then
+        held_by, over = holder(job.key)
+      end
       if f.state == COMPLETED then
         result = 'done'
       elseif held_by and held_by ~= job.id then
         result = 'conflict'
       else
+        if over then expire(over) end
         redis.call('HDEL', final, seq)
         for _, key in ipairs({finished, dead, kept, ended}) do redis.call('ZREM', key, seq) end
         count(f.queue, f.state, -1)
