@@ -201,7 +201,9 @@ def test_large_payloads_in_one_go(bench: Bench) -> None:
     )
     bench.worker(processes=1, concurrency=16)
     data = "x" * ((1 << 20) - 100)
-    handles = jobs.size.map([(data,)] * 40)
+    bench.producer.pause("default")
+    handles = [handle for _ in range(10) for handle in jobs.size.map([(data,)] * 4)]  # 40 MB at once may take 5 s
+    bench.producer.resume("default")
     records = bench.wait_final(handles)
     assert {r.state for r in records} == {"completed"}
     assert handles[7].get() == data
