@@ -184,7 +184,7 @@ class MemoryBroker:
         return Enqueued(job.id, created=True)
 
     def _holder(self, unique: str | None) -> _Record | None:
-        """The job that holds a unique key now; one that waits past its expiry expires, and holds only for a period."""
+        """The job that holds a unique key now; one that waits past its expiry expires, unless it holds for a period."""
         record = self._store.holders.get(unique)
         if unique is None or record is None:
             return None

@@ -136,20 +136,17 @@ $$;
 -- Expires the job that holds a unique key if it waits past its expiry, whoever may no more than store jobs; returns whether it
 -- did. It is locked before its key is, as everywhere. What a caller says is now counts only up to the present.
 CREATE FUNCTION {schema}.expire_holder(_now bigint, _key text) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off
-    SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    _seqs bigint[] := ARRAY(
-        SELECT l.seq FROM {schema}.keys k JOIN {schema}.live l ON l.seq = k.seq
-        WHERE k.key = _key AND k.until IS NULL AND l.expires_at <= least(_now, {schema}.now()) AND l.state <> 'running'
-        FOR UPDATE OF l
-    );
+    _seq bigint := (SELECT k.seq FROM {schema}.keys k WHERE k.key = _key AND k.until IS NULL);
 BEGIN
-    IF _seqs = '{}' THEN
-        RETURN false;
+    PERFORM FROM {schema}.live l
+    WHERE l.seq = _seq AND l.expires_at <= least(_now, {schema}.now()) AND l.state <> 'running' FOR UPDATE;
+    IF FOUND THEN
+        PERFORM {schema}.finish(_now, ARRAY[_seq], 'expired', 'expired'), {schema}.ring('c');
+        RETURN true;
     END IF;
-    PERFORM {schema}.finish(_now, _seqs, 'expired', 'expired'), {schema}.ring('c');
-    RETURN true;
+    RETURN false;
 END $$;
 
 -- Gives a unique key to a job, or returns the id of the job that holds it. A key of another job is not locked: who ends that
