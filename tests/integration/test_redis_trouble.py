@@ -391,7 +391,8 @@ def test_an_idle_worker_asks_twice_a_second_at_most(bench: Bench, server: RedisS
     bench.producer.close()
     before, at = calls(server), time.monotonic()
     wait_until(lambda: time.monotonic() - at > 10, timeout=20)
-    assert (calls(server) - before) / (time.monotonic() - at) <= 2
+    # What comes at regular times may come once more than these fit into the seconds.
+    assert calls(server) - before <= 2 * (time.monotonic() - at) + 2
 
 
 # -- several servers
